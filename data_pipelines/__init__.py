@@ -1,0 +1,1 @@
+"""From raw recordings to batches: readers, preparation, windows, splits and the loader."""
