@@ -1,0 +1,1 @@
+"""Decoding and measuring: video, sound and tables of signals."""

@@ -1,0 +1,1 @@
+"""Readers: one raw layout each, from its files to recordings."""
