@@ -1,0 +1,123 @@
+"""Opens a data set by name: from a prepared folder, a raw release, or the built-in sample."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.augment import FrameAugmentation, SignalAugmentation
+from data_pipelines.errors import BadDataError, UsageError
+from data_pipelines.items import Grid
+from data_pipelines.loader import StreamWindows
+from data_pipelines.normalise import Normaliser
+from data_pipelines.prepare import make_reader, prepare
+from data_pipelines.recording import Reader
+from data_pipelines.sample.biovid import BioVidSampleSpec
+from data_pipelines.sample.e4 import E4SampleSpec
+from data_pipelines.sample.store import sample_dir
+from data_pipelines.source import PreparedSet, is_prepared
+from data_pipelines.stream_windows import FrameWindows, SignalWindows
+
+SAMPLES: Mapping[str, Callable[..., Any]] = {"biovid": BioVidSampleSpec, "e4": E4SampleSpec}
+
+
+def default_cache_dir() -> Path:
+    """``$JMT_CACHE_DIR``, else ``jmt_jax`` in the user's cache folder."""
+    if "JMT_CACHE_DIR" in os.environ:
+        return Path(os.environ["JMT_CACHE_DIR"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jmt_jax"
+
+
+def open_dataset(
+    name: str,
+    directory: str,
+    *,
+    reader_options: Mapping[str, Any],
+    sample_options: Mapping[str, Any],
+    cache_dir: Path,
+    workers: int,
+    log: Callable[[str], None],
+) -> PreparedSet:
+    """Opens what ``config.data`` names, preparing it first where that has not been done.
+
+    Args:
+      name: ``biovid`` or ``e4``.
+      directory: A prepared folder, a raw folder (prepared into the cache), or "" for the sample.
+      reader_options: Options of the reader, for raw folders and the sample.
+      sample_options: What the sample is made of.
+      cache_dir: Where samples and prepared data are kept.
+      workers: Processes for the preparation; 0 for one a core.
+      log: Called with sentences about what happens.
+
+    Raises:
+      UsageError, BadDataError: As the reader and the preparation do.
+    """
+    if name not in SAMPLES:
+        raise UsageError(f"there is no data set {name!r}; --config.data.name is one of {', '.join(SAMPLES)}")
+    if directory:
+        path = Path(directory)
+        if not path.is_dir():
+            raise BadDataError(f"there is no folder {directory}; --config.data.dir is a raw or a prepared folder")
+        if is_prepared(path):
+            log(f"prepared data: {path}")
+            return PreparedSet.open(path)
+        raw = path
+    else:
+        try:
+            spec = SAMPLES[name](**sample_options)
+        except TypeError as error:
+            raise UsageError(f"the {name} sample cannot be made so: {error}") from error
+        log(f"no --config.data.dir given: using the built-in sample in the layout of {name}")
+        raw = sample_dir(cache_dir / "samples", name, spec)
+    reader = make_reader(name, raw, **reader_options)
+    out = cache_dir / "prepared" / f"{name}-{_key(reader, raw)}"
+    log(f"preparing {raw} in {out}" if not is_prepared(out) else f"prepared data: {out}")
+    prepare(reader, out, workers=workers or os.cpu_count() or 1)
+    return PreparedSet.open(out)
+
+
+def make_stream_windows(
+    prepared: PreparedSet,
+    stream: str,
+    grid: Grid,
+    options: Mapping[str, Any],
+    *,
+    training: frozenset[int],
+) -> StreamWindows:
+    """The windows of one stream, from the options in ``config.data.streams.<stream>``.
+
+    Args:
+      prepared: The data set.
+      stream: Name of the stream.
+      grid: The token grid.
+      options: Arguments of `FrameWindows` or `SignalWindows`, with ``normalise`` and ``augment``.
+      training: Indices of the recordings that training may see; normalisation may ask them.
+    """
+    if stream not in prepared.streams:
+        raise UsageError(
+            f"the data set has no stream {stream!r}; it has {', '.join(prepared.streams)}. "
+            "Change --config.model.streams"
+        )
+    options = dict(options)
+    augment = {key: value for key, value in dict(options.pop("augment", {})).items()}
+    try:
+        if prepared.streams[stream].kind == "frames":
+            return FrameWindows(prepared, stream, grid, augmentation=FrameAugmentation(**augment), **options)
+        normaliser = Normaliser(
+            options.pop("normalise", "none"), stream, prepared.table(stream), prepared.recordings, training
+        )
+        return SignalWindows(
+            prepared, stream, grid, normaliser, augmentation=SignalAugmentation(**augment), **options
+        )
+    except TypeError as error:
+        raise UsageError(f"config.data.streams.{stream} has an option that does not fit: {error}") from error
+
+
+def _key(reader: Reader, raw: Path) -> str:
+    """A short name for (reader, settings, raw folder)."""
+    facts = [reader.name, reader.version, dict(reader.settings()), str(raw.resolve())]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
