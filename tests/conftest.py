@@ -1,0 +1,44 @@
+"""What all tests share: four simulated devices, the golden numbers, real recordings where there are any."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+# Before anything imports jax. Four devices, so that "the same on 1, 2 and 4" is tested in one process.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    ).strip()
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import hypothesis  # noqa: E402
+import pytest  # noqa: E402
+
+# The examples are the same in every run: a test that failed for somebody fails for everybody.
+hypothesis.settings.register_profile("repeatable", deadline=None, max_examples=25, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> pathlib.Path:
+    """The checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def golden() -> pathlib.Path:
+    """The folder of golden numbers."""
+    return REPOSITORY / "tests" / "golden"
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """Real files to try the software on (``../shared`` or ``$JMT_SHARED``); skips where there are none."""
+    folder = pathlib.Path(os.environ.get("JMT_SHARED", REPOSITORY.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no real files at {folder} (set JMT_SHARED to their folder)")
+    return folder
