@@ -96,7 +96,7 @@ class E4:
     def notes(self) -> Mapping[str, str]:
         """What was done to the values, with counts; reads the skin conductance files."""
         notes = {
-            "clock": "time zero is the start of a person's earliest stream; labels stand at their second's start",
+            "clock": "time zero is the start of a person's earliest stream; labels are at each second's start",
             "values": "as exported, not interpolated; acceleration in 1/64 g, pulse in the device's own unit",
         }
         if "skin_conductance" in self.streams_used:
@@ -264,8 +264,8 @@ class E4:
             missing, total = missing + int(np.isnan(values).sum()), total + len(values)
         return (
             f"skin conductance of at most {self.electrode_off_microsiemens:g} microsiemens is an open "
-            f"circuit and stored as missing: {missing} of {total} samples, in {persons} recordings (the first "
-            "sample of a session is always 0)"
+            f"circuit and stored as missing: {missing} of {total} samples, in {persons} recordings "
+            "(the first sample of a session is always 0)"
         )
 
 
