@@ -263,7 +263,7 @@ def _decoded(
 def _check_count(
     path: Path, container: av.container.InputContainer, stream: av.VideoStream, count: int
 ) -> None:
-    """Compares the frames that came with what the file promises: a truncated file may end without an error."""
+    """Compares the frames that came with those promised: a truncated file may end without an error."""
     if not count:
         raise BadDataError(f"{path} gave no frame at all: it is truncated or empty; copy it again")
     promised, slack = stream.frames, 2.0
@@ -334,7 +334,7 @@ def _shrink(plane: np.ndarray, levels: int, skip_rows: bool) -> np.ndarray:
 
 @functools.cache
 def _to_rgb(colorspace: int, color_range: int, format_name: str) -> np.ndarray:
-    """float32 [3, 4]: RGB from (Y, U, V, 1), all 0 to 255; BT.601, narrow range, unless the file says else."""
+    """float32 [3, 4]: RGB from (Y, U, V, 1), all 0 to 255; narrow-range BT.601 unless the file says else."""
     red, blue = (0.2126, 0.0722) if colorspace == _BT709 else (0.299, 0.114)
     green = 1.0 - red - blue
     full = color_range == _FULL_RANGE or format_name.startswith("yuvj")

@@ -1,0 +1,174 @@
+"""Tables of signals: read by column name, checked, and cut into chunks."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines.errors import BadDataError
+from data_pipelines.recording import MAX_CHUNK_SECONDS, Chunk
+
+
+def read_column_names(path: str | os.PathLike[str], *, delimiter: str = "\t") -> tuple[str, ...]:
+    """The names in a table's first line, without blanks and quotes.
+
+    Raises:
+      BadDataError: The file is missing or empty.
+    """
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            line = file.readline()
+    except FileNotFoundError:
+        raise BadDataError(f"{path} is missing; expected a table of signals") from None
+    if not line.strip():
+        raise BadDataError(f"{path} is empty; expected a line of column names and rows of numbers")
+    return tuple(_cell(name) for name in line.split(delimiter))
+
+
+def read_columns(
+    path: str | os.PathLike[str],
+    columns: Sequence[str],
+    *,
+    delimiter: str = "\t",
+    minimum_rows: int = 1,
+) -> np.ndarray:
+    """Reads columns of a table by their names; other columns are not looked at.
+
+    Args:
+      path: The file: a line of names, then rows of numbers.
+      columns: Names of the columns wanted, in the order wanted.
+      delimiter: What separates the cells.
+      minimum_rows: The file is damaged if it has fewer.
+
+    Returns:
+      float64 [T, C], all finite.
+
+    Raises:
+      BadDataError: The file is missing or empty, a column is missing or named twice, a cell is no finite
+        number (the message has its line), or there are too few rows.
+    """
+    path = Path(path)
+    names = read_column_names(path, delimiter=delimiter)
+    positions = []
+    for column in columns:
+        if names.count(column) != 1:
+            found = "no column" if column not in names else f"{names.count(column)} columns"
+            raise BadDataError(
+                f"{path} has {found} named {column!r}; expected one. Its columns are {', '.join(names)}"
+            )
+        positions.append(names.index(column))
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        lines = [line for line in file.read().splitlines()[1:] if line.strip()]
+    if len(lines) < minimum_rows:
+        raise BadDataError(
+            f"{path} has {len(lines)} rows; expected at least {minimum_rows}: it is cut short, copy it again"
+        )
+    if not lines:
+        return np.empty((0, len(positions)))
+    try:
+        values = np.loadtxt(lines, delimiter=delimiter, usecols=positions, ndmin=2, comments=None)
+    except ValueError:
+        values = None
+    if values is None or not np.isfinite(values).all():
+        raise _bad_cell(path, positions, names, delimiter)
+    return values
+
+
+def _cell(text: str) -> str:
+    return text.strip().strip("\"'").strip()
+
+
+def _bad_cell(path: Path, positions: Sequence[int], names: Sequence[str], delimiter: str) -> BadDataError:
+    """Finds the first cell that is no finite number, for the sentence."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        for number, line in enumerate(file.read().splitlines(), start=1):
+            if number == 1 or not line.strip():
+                continue
+            cells = line.split(delimiter)
+            for position in positions:
+                if position >= len(cells):
+                    return BadDataError(
+                        f"{path}, line {number}: {len(cells)} cells, and the column {names[position]!r} is number "
+                        f"{position + 1}; the row is cut short, copy the file again"
+                    )
+                try:
+                    good = math.isfinite(float(cells[position]))
+                except ValueError:
+                    good = False
+                if not good:
+                    return BadDataError(
+                        f"{path}, line {number}, column {names[position]!r}: {cells[position].strip()[:40]!r} is not "
+                        "a finite number; mend or remove the file"
+                    )
+    return BadDataError(f"{path} holds cells that are not plain numbers; expected numbers such as 0.25")
+
+
+def check_times(
+    path: str | os.PathLike[str],
+    times_seconds: np.ndarray,
+    *,
+    rate_hz: float,
+    tolerance: float = 0.05,
+) -> None:
+    """Checks the time column of a table of regular samples.
+
+    Args:
+      path: For the message; line 2 is taken as the first row.
+      times_seconds: [T].
+      rate_hz: The rate that the rows should have.
+      tolerance: Largest relative deviation of their mean rate from it.
+
+    Raises:
+      BadDataError: The times do not ascend strictly, or the rows have another rate.
+    """
+    if len(times_seconds) < 2:
+        return
+    wrong = np.flatnonzero(np.diff(times_seconds) <= 0)
+    if len(wrong):
+        raise BadDataError(
+            f"{path}, line {wrong[0] + 3}: the time {times_seconds[wrong[0] + 1]:.6f} s does not come after "
+            f"{times_seconds[wrong[0]]:.6f} s; times must ascend"
+        )
+    measured = (len(times_seconds) - 1) / float(times_seconds[-1] - times_seconds[0])
+    if not abs(measured / rate_hz - 1.0) <= tolerance:
+        raise BadDataError(
+            f"{path} has {measured:.6g} rows a second by its time column; expected {rate_hz:g}: rows are missing, "
+            "or this is another recording's rate"
+        )
+
+
+def signal_chunks(
+    values: np.ndarray,
+    *,
+    stream: str,
+    source: str,
+    rate_hz: float,
+    start_seconds: float = 0.0,
+) -> Iterator[Chunk]:
+    """Cuts a regular signal into chunks of at most 10 s.
+
+    Args:
+      values: [T, C], in the stream's dtype (float32 with NaN for missing samples, or int16).
+      stream: The stream's name.
+      source: The source's id.
+      rate_hz: Samples a second.
+      start_seconds: Time of the first sample.
+
+    Yields:
+      At least one chunk, in time order; only the last may be shorter than the rest.
+    """
+    per_chunk = max(1, math.floor(MAX_CHUNK_SECONDS * rate_hz + 1e-9))
+    for index, first in enumerate(range(0, max(len(values), 1), per_chunk)):
+        yield Chunk(
+            stream,
+            source,
+            index,
+            np.array([start_seconds + first / rate_hz], np.float64),
+            rate_hz=rate_hz,
+            values=np.ascontiguousarray(values[first : first + per_chunk]),
+        )
