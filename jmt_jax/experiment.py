@@ -1,0 +1,260 @@
+"""One fold with one seed, made ready from a configuration: data, split, loader and models."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from data_pipelines import splits
+from data_pipelines.datasets import default_cache_dir, make_stream_windows, open_dataset
+from data_pipelines.errors import UsageError
+from data_pipelines.items import Grid, ItemTable, make_items
+from data_pipelines.loader import Loader
+from data_pipelines.readers.biovid import HOLD_OUT, NON_REACTIVE
+from data_pipelines.source import PreparedSet
+from data_pipelines.tasks import Task, find_task
+from jmt_jax import logging, losses
+from jmt_jax.models.model import build_model
+
+SAMPLE_WARNING = (
+    "These are figures of the built-in sample of synthetic people. They say nothing about {name} or any "
+    "other recordings of real people."
+)
+SUBJECT_LISTS: Mapping[str, frozenset[str]] = {
+    "": frozenset(),
+    "biovid_non_reactive": NON_REACTIVE,
+    "biovid_hold_out": HOLD_OUT,
+}
+
+Config = Any  # an ml_collections.ConfigDict
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A data set with its question and its items; the same for all folds and seeds.
+
+    Attributes:
+      prepared: The prepared set.
+      task: What is asked.
+      grid: The token grid.
+      items: All items.
+      streams: The streams that the model uses, in order.
+    """
+
+    prepared: PreparedSet
+    task: Task
+    grid: Grid
+    items: ItemTable
+    streams: tuple[str, ...]
+
+    @property
+    def is_sample(self) -> bool:
+        """True if this software made the recordings."""
+        return bool(self.prepared.card["sample"])
+
+    @property
+    def name(self) -> str:
+        """The data set's name."""
+        return str(self.prepared.card["data"])
+
+    @property
+    def warning(self) -> str:
+        """The sentence that every log and result of a sample carries; "" for real data."""
+        return SAMPLE_WARNING.format(name=self.name) if self.is_sample else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One fold with one seed.
+
+    Attributes:
+      config: The configuration.
+      data: The data set.
+      split: Who is in which part.
+      rows: Part name (``train``, ``validation``, ``test``) to rows of the item table.
+      loader: Makes batches of rows.
+      loss: What training lowers.
+      fold, seed: Which.
+    """
+
+    config: Config
+    data: Data
+    split: splits.Split
+    rows: Mapping[str, np.ndarray]
+    loader: Loader
+    loss: losses.Loss
+    fold: int
+    seed: int
+
+    def model(self, stage: str, axis_name: str | None = None) -> nn.Module:
+        """The model that a stage trains: one stream's backbone with a head, or everything."""
+        config = self.config.model
+        if stage in self.data.streams:
+            streams, fusion, head = (stage,), "unimodal", config.unimodal_head
+        else:
+            streams, fusion, head = self.data.streams, config.fusion, config.head
+        if fusion not in config:
+            raise UsageError(f"config.model has no options for fusion {fusion!r}; add config.model.{fusion}")
+        try:
+            return build_model(
+                streams,
+                {stream: _plain(config[stream]) for stream in streams},
+                {"name": fusion, **_plain(config[fusion])},
+                {"outputs": self.num_outputs, **_plain(head)},
+                frozen=streams if stage == "fusion" else (),
+                axis_name=axis_name,
+            )
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"the model of stage {stage!r} cannot be built: {error}") from error
+
+    def trainable(self, stage: str, params: Mapping[str, Any]) -> tuple[str, ...]:
+        """Top-level parameters that a stage changes."""
+        return tuple(name for name in params if stage != "fusion" or not name.startswith("backbone_"))
+
+    @property
+    def num_outputs(self) -> int:
+        """Classes, or regressed values."""
+        return len(self.data.task.outputs)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of ``config.training.stages`` that concern the streams in use, in order."""
+        names = comma_separated(self.config.training.stages)
+        known = {*comma_separated_streams(self.config), "fusion", "joint"}
+        for name in names:
+            if name not in known or name not in self.config.training:
+                raise UsageError(
+                    f"training.stages names {name!r}; a stage is a stream's name, fusion or joint, and has "
+                    f"its options in config.training.{name}"
+                )
+        kept = tuple(name for name in names if name in (*self.data.streams, "fusion", "joint"))
+        if not kept or kept[-1] not in ("fusion", "joint"):
+            raise UsageError("the last of training.stages must be fusion or joint: it trains the whole model")
+        return kept
+
+
+def comma_separated(text: str | Sequence[str]) -> tuple[str, ...]:
+    """``"a,b"`` as ``("a", "b")``."""
+    parts = text.split(",") if isinstance(text, str) else text
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def comma_separated_streams(config: Config) -> tuple[str, ...]:
+    """All streams that the configuration describes, used or not."""
+    return tuple(config.data.streams)
+
+
+def cache_dir(config: Config) -> Path:
+    """Where samples, prepared data and compiled programs are kept."""
+    return Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()
+
+
+def open_data(config: Config) -> Data:
+    """Opens the data set of a configuration and cuts it into items."""
+    streams = comma_separated(config.model.streams)
+    for stream in streams:
+        if stream not in config.data.streams or stream not in config.model:
+            raise UsageError(
+                f"model.streams names {stream!r}; this configuration describes "
+                f"{', '.join(comma_separated_streams(config))}"
+            )
+    if not streams or len(set(streams)) < len(streams):
+        raise UsageError(f"model.streams is {config.model.streams!r}; name one or more streams, each once")
+    prepared = open_dataset(
+        config.data.name,
+        config.data.dir,
+        reader_options=_plain(config.data.reader),
+        sample_options=_plain(config.data.sample),
+        cache_dir=cache_dir(config),
+        workers=config.data.prepare_workers,
+        log=logging.info,
+    )
+    task, grid = find_task(config.data.task), Grid(**_plain(config.data.grid))
+    items = make_items(prepared, task, grid)
+    if config.data.shuffle_labels:
+        if config.data.shuffle_labels != "within_subject":
+            raise UsageError(f"data.shuffle_labels={config.data.shuffle_labels!r}; it is '' or 'within_subject'")
+        order = splits.shuffle_within_subject(items.subjects, seed=config.seed)
+        items = dataclasses.replace(items, labels=items.labels[order], label_mask=items.label_mask[order])
+    return Data(prepared, task, grid, items, streams)
+
+
+def num_folds(config: Config, data: Data) -> int:
+    """How many folds the protocol has on this data set."""
+    options = _protocol(config)
+    return splits.num_folds(_split_items(data), options["protocol"], options["folds"], options["exclude"])
+
+
+def make_experiment(config: Config, data: Data, *, fold: int, seed: int) -> Experiment:
+    """One fold with one seed.
+
+    Args:
+      config: The configuration.
+      data: From `open_data`.
+      fold: Number of the fold.
+      seed: Seed of everything random in training; the split has its own (``protocol.seed``).
+    """
+    split = splits.make_split(_split_items(data), fold=fold, **_protocol(config))
+    splits.check(split, _split_items(data))
+    recording_rows: dict[str, list[int]] = {}
+    for row, recording in enumerate(data.items.recording):
+        recording_rows.setdefault(data.prepared.recordings[recording].id, []).append(row)
+    rows = {
+        part: np.array([row for name in getattr(split, part) for row in recording_rows[name]], np.int64)
+        for part in ("train", "validation", "test")
+    }
+    if data.task.is_classification:
+        loss = losses.cross_entropy(len(data.task.outputs), label_smoothing=config.training.label_smoothing)
+    else:
+        loss = losses.ccc(len(data.task.outputs))
+    training = frozenset(int(number) for number in np.unique(data.items.recording[rows["train"]]))
+    windows = {
+        stream: make_stream_windows(
+            data.prepared, stream, data.grid, _plain(config.data.streams[stream]), training=training
+        )
+        for stream in data.streams
+    }
+    loader = Loader(data.items, windows, config.data.loader_threads, config.data.loader_workers)
+    return Experiment(config, data, split, rows, loader, loss, fold, seed)
+
+
+def _protocol(config: Config) -> dict[str, Any]:
+    """Arguments of the split, from ``config.protocol``."""
+    protocol = config.protocol
+    for key in ("exclude", "test_subjects"):
+        if protocol[key] not in SUBJECT_LISTS:
+            known = ", ".join(repr(name) for name in SUBJECT_LISTS)
+            raise UsageError(f"protocol.{key}={protocol[key]!r} is no list of subjects; it is one of {known}")
+    return {
+        "protocol": protocol.name,
+        "folds": protocol.num_folds,
+        "seed": protocol.seed,
+        "validation_share": protocol.validation_share,
+        "exclude": SUBJECT_LISTS[protocol.exclude],
+        "test_subjects": SUBJECT_LISTS[protocol.test_subjects],
+    }
+
+
+def _split_items(data: Data) -> list[splits.Item]:
+    """The recordings that have items, as the splits want them."""
+    first_row = {int(recording): row for row, recording in reversed(list(enumerate(data.items.recording)))}
+    is_clip = data.task.is_classification and data.grid.kind == "clip"
+    return [
+        splits.Item(
+            id=data.prepared.recordings[number].id,
+            subject=data.prepared.recordings[number].subject,
+            label=int(data.items.labels[row]) if is_clip else None,
+            group=data.prepared.recordings[number].group,
+        )
+        for number, row in sorted(first_row.items())
+    ]
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """A ConfigDict (or dict) as plain dicts."""
+    return config.to_dict() if hasattr(config, "to_dict") else dict(config)

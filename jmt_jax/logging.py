@@ -1,0 +1,124 @@
+"""What a run says: readable lines, ``metrics.jsonl``, and TensorBoard files where the extra is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+LOGGER = logging.getLogger("jmt_jax")
+
+
+def set_up(workdir: Path | None = None) -> None:
+    """Sends the log to standard error and, given a folder, to its ``log.txt`` as well."""
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
+    formatter = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if workdir is not None:
+        workdir.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(workdir / "log.txt"))
+    for old in list(LOGGER.handlers):
+        LOGGER.removeHandler(old)
+        old.close()
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        LOGGER.addHandler(handler)
+
+
+def info(message: str, *args: Any) -> None:
+    """One line of the log."""
+    LOGGER.info(message, *args)
+
+
+def warning(message: str, *args: Any) -> None:
+    """One line of the log that should not be overlooked."""
+    LOGGER.warning("WARNING: " + message, *args)
+
+
+class MetricsFile:
+    """``metrics.jsonl``: one JSON object a line with ``stage``, ``step``, ``part`` and values.
+
+    Args:
+      workdir: The run's folder.
+      is_main: False on processes that do not write.
+    """
+
+    def __init__(self, workdir: Path, *, is_main: bool = True) -> None:
+        self._path = workdir / "metrics.jsonl"
+        self._is_main = is_main
+        self._board = None
+        if is_main and importlib.util.find_spec("tensorboardX"):
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(workdir / "tensorboard"))
+
+    def write(self, stage: str, step: int, part: str, values: dict[str, float]) -> None:
+        """Appends one row.
+
+        Args:
+          stage: Name of the training stage.
+          step: Updates done in it.
+          part: ``train`` or ``validation``.
+          values: Plain numbers.
+        """
+        if not self._is_main:
+            return
+        with self._path.open("a") as file:
+            file.write(json.dumps({"stage": stage, "step": step, "part": part, **values}) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                if value is not None:
+                    self._board.add_scalar(f"{stage}/{part}/{name}", value, step)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows so far."""
+        if not self._path.exists():
+            return []
+        return [json.loads(line) for line in self._path.read_text().splitlines() if line]
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Forgets what a killed run wrote of a stage after the checkpoint that it goes on from."""
+        if not self._is_main or not self._path.exists():
+            return
+        kept = [row for row in self.rows() if row["stage"] != stage or row["step"] <= step]
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        temporary.replace(self._path)
+
+    def close(self) -> None:
+        """Flushes the TensorBoard files."""
+        if self._board is not None:
+            self._board.close()
+
+
+class Clock:
+    """Steps a second and the time left.
+
+    Args:
+      total_steps: Where the count ends.
+      first_step: Where it begins.
+    """
+
+    def __init__(self, total_steps: int, first_step: int = 0) -> None:
+        self._total, self._first, self._start = total_steps, first_step, time.monotonic()
+
+    def start(self, step: int) -> None:
+        """Counts from here on: the first step compiles and is no measure."""
+        self._first, self._start = step, time.monotonic()
+
+    def steps_per_second(self, step: int) -> float:
+        """Mean rate since the start; 0 before the first step."""
+        return (step - self._first) / max(time.monotonic() - self._start, 1e-9)
+
+    def time_left(self, step: int) -> str:
+        """As m:ss."""
+        rate = self.steps_per_second(step)
+        if rate <= 0:
+            return "?"
+        seconds = round((self._total - step) / rate)
+        return f"{seconds // 60}:{seconds % 60:02d}"
