@@ -96,7 +96,7 @@ class E4:
     def notes(self) -> Mapping[str, str]:
         """What was done to the values, with counts; reads the skin conductance files."""
         notes = {
-            "clock": "time zero is the start of a person's earliest stream; labels are at each second's start",
+            "clock": "time zero is the start of a person's earliest stream; a label marks a second's start",
             "values": "as exported, not interpolated; acceleration in 1/64 g, pulse in the device's own unit",
         }
         if "skin_conductance" in self.streams_used:

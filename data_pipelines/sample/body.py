@@ -162,7 +162,7 @@ def pulse_wave(
     mean = sum(height * width for _, height, width in _PULSE_WAVES) * math.sqrt(2 * math.pi)
     narrowing = person.reactivity * _arousal(times, _felt(events), delay=2.0, rise=4.0, fall=15.0)
     size = 60.0 * _around_one(person, "pulse size", 0.25) * (1.0 - 0.5 * narrowing)
-    size = size * (1.0 + 0.12 * np.sin(breath(times)) + 0.08 * _wander(rng, times, 20.0))
+    size *= np.maximum(1.0 + 0.12 * np.sin(breath(times)) + 0.25 * _wander(rng, times, 60.0), 0.2)
     values = size * (values - mean) + 4.0 * np.sin(breath(times) + 0.7) + 15.0 * _signature(person, times)
     return (values + rng.normal(0.0, 1.0, len(times))).astype(np.float32)
 
@@ -282,7 +282,7 @@ def _heart(
     breath = _Breath(rate_hz=rng.uniform(0.2, 0.3), phase=rng.uniform(0.0, 2 * np.pi))
     rate = person.heart_rate_bpm + 2.5 * np.sin(breath(grid))
     rate += 2.0 * np.sin(2 * np.pi * 0.1 * grid + rng.uniform(0.0, 2 * np.pi))
-    rate += 2.5 * _wander(rng, grid, 45.0)
+    rate += 3.5 * _wander(rng, grid, 60.0)
     rate += 18.0 * person.reactivity * _arousal(grid, _felt(events), delay=1.0, rise=2.5, fall=8.0)
     phase = rng.random() + np.cumsum(np.clip(rate, 40.0, 180.0)) / (60.0 * _HEART_GRID_HZ)
     beats = np.interp(np.arange(math.ceil(phase[0]), math.floor(phase[-1]) + 1), phase, grid)
