@@ -93,8 +93,8 @@ def _bad_cell(path: Path, positions: Sequence[int], names: Sequence[str], delimi
             for position in positions:
                 if position >= len(cells):
                     return BadDataError(
-                        f"{path}, line {number}: {len(cells)} cells, and the column {names[position]!r} is number "
-                        f"{position + 1}; the row is cut short, copy the file again"
+                        f"{path}, line {number}: {len(cells)} cells, none for {names[position]!r}; "
+                        "the row is cut short, copy the file again"
                     )
                 try:
                     good = math.isfinite(float(cells[position]))
@@ -102,8 +102,8 @@ def _bad_cell(path: Path, positions: Sequence[int], names: Sequence[str], delimi
                     good = False
                 if not good:
                     return BadDataError(
-                        f"{path}, line {number}, column {names[position]!r}: {cells[position].strip()[:40]!r} is not "
-                        "a finite number; mend or remove the file"
+                        f"{path}, line {number}, column {names[position]!r}: "
+                        f"{cells[position].strip()[:40]!r} is not a finite number; mend or remove the file"
                     )
     return BadDataError(f"{path} holds cells that are not plain numbers; expected numbers such as 0.25")
 
@@ -137,8 +137,8 @@ def check_times(
     measured = (len(times_seconds) - 1) / float(times_seconds[-1] - times_seconds[0])
     if not abs(measured / rate_hz - 1.0) <= tolerance:
         raise BadDataError(
-            f"{path} has {measured:.6g} rows a second by its time column; expected {rate_hz:g}: rows are missing, "
-            "or this is another recording's rate"
+            f"{path} has {measured:.6g} rows a second by its time column; expected {rate_hz:g}: "
+            "rows are missing, or it was sampled at another rate"
         )
 
 
