@@ -270,7 +270,7 @@ class BioVid:
         if missing or not wanted:
             raise BadDataError(
                 f"the tables in {self._folder() / self._signal_folder} have no column "
-                f"{' and no '.join(missing) or 'of signals'}; they have {', '.join(found) or 'none of them'}: "
+                f"{' and no '.join(missing) or 'of signals'}; they have {', '.join(found) or 'none'}: "
                 "choose of these with channels"
             )
         return wanted
