@@ -1,0 +1,366 @@
+"""``results.json`` by its published schema, and the tables of predictions beside it."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import importlib.metadata
+import importlib.resources
+import json
+import math
+import os
+import platform
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.errors import BadDataError
+from jmt_jax.statistics import Interval, Predictions
+
+SCHEMA_VERSION = 1
+PACKAGES = ("jmt-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")
+
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "number": (int, float),
+    "integer": (int,),
+    "boolean": (bool,),
+    "null": (type(None),),
+}
+
+
+def build(
+    *,
+    data: Mapping[str, Any],
+    splits: Sequence[Mapping[str, Any]],
+    sample: bool,
+    warning: str | None,
+    metrics: Mapping[str, Interval],
+    per_subject: Mapping[str, Mapping[str, float | None]],
+    seconds: Mapping[str, float],
+    config: Mapping[str, Any],
+    confusion_matrix: Mapping[str, Any] | None = None,
+    controls: Mapping[str, tuple[str, Mapping[str, Interval]]] | None = None,
+    paired_differences: Mapping[str, Mapping[str, Interval]] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The content of ``results.json``, as plain JSON values that obey the schema.
+
+    Args:
+      data: Facts of the data; at least ``name``.
+      splits: ``Split.as_json()`` of every run, in order; a ``seed`` may be added to each.
+      sample: True if this software made the recordings.
+      warning: What the figures must not be taken for; needed for a sample.
+      metrics: Name to interval, from ``statistics.subject_bootstrap``.
+      per_subject: From ``statistics.per_subject``.
+      seconds: Part of the run to its wall-clock time.
+      config: The whole configuration.
+      confusion_matrix: ``{"classes": names, "counts": K x K}``, a row for each label; None for regression.
+      controls: Name to (what it is, its metrics).
+      paired_differences: Name to the differences, from ``statistics.paired_difference``.
+      extra: Further top-level fields.
+
+    Returns:
+      A dict; NaN and infinity in it became None.
+
+    Raises:
+      ValueError: It does not obey the schema; the message says where.
+    """
+    results = _plain(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "data": data,
+            "protocol": splits[0]["name"],
+            "split": _merge_splits(splits),
+            "sample": sample,
+            "warning": warning or None,
+            "metrics": _intervals(metrics),
+            "per_subject": per_subject,
+            "confusion_matrix": confusion_matrix,
+            "controls": {
+                name: {"description": description, "metrics": _intervals(found)}
+                for name, (description, found) in (controls or {}).items()
+            },
+            "paired_differences": {
+                name: _intervals(found) for name, found in (paired_differences or {}).items()
+            },
+            "versions": package_versions(),
+            "seconds": seconds,
+            "config": config,
+        }
+    )
+    results = {**_plain(dict(extra or {})), **results}
+    validate(results)
+    return results
+
+
+def write(path: Path, results: Mapping[str, Any]) -> None:
+    """Writes ``results.json`` atomically, after checking it.
+
+    Raises:
+      ValueError: The results do not obey the schema.
+    """
+    validate(results)
+    _replace(path, json.dumps(results, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Reads a ``results.json``.
+
+    Raises:
+      BadDataError: It is missing, no JSON, or not of this schema.
+    """
+    if not path.is_file():
+        raise BadDataError(
+            f"no results at {path}; expected the file that a run writes at its end. Run it first."
+        )
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadDataError(
+            f"{path} is no JSON ({error}); expected results. Run the evaluation again."
+        ) from None
+    found = problems(results)
+    if found:
+        raise BadDataError(f"{path} is not of the results schema: {found[0]}. Run the evaluation again.")
+    return results
+
+
+def schema() -> dict[str, Any]:
+    """The published JSON Schema (2020-12) of ``results.json``."""
+    text = importlib.resources.files("jmt_jax").joinpath("results.schema.json").read_text(encoding="utf-8")
+    return json.loads(text)
+
+
+def problems(results: Any) -> list[str]:
+    """What in the results does not obey the schema, one sentence each with its place; [] if all does.
+
+    Knows the keywords that the schema uses; no package beyond the standard library is needed.
+    """
+    root = _schema()
+    return list(_problems(results, root, root, "results"))
+
+
+def validate(results: Any) -> None:
+    """Raises ValueError with up to five problems unless the results obey the schema."""
+    found = problems(results)
+    if found:
+        raise ValueError("results do not obey their schema: " + "; ".join(found[:5]))
+
+
+def package_versions() -> dict[str, str]:
+    """Package name to installed version, with ``python``; packages that are not installed are left out."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def save_predictions(path: Path, table: Predictions, names: Sequence[str]) -> None:
+    """Writes a table of predictions as CSV, atomically.
+
+    Columns: ``subject``, ``recording``, ``time_seconds`` (empty without times), then for classes ``label``
+    (the class's number, empty where unlabelled) and one ``output_<class>`` each; for regression
+    ``label_<name>`` (empty where unlabelled) and ``output_<name>`` for each output. Numbers are written so
+    that they are read back exactly.
+
+    Args:
+      path: The file.
+      table: The predictions.
+      names: K class names, or A output names.
+    """
+    if len(names) != table.outputs.shape[1]:
+        raise ValueError(f"{len(names)} names for {table.outputs.shape[1]} outputs; expected one each")
+    labels, mask = (array.reshape(len(array), -1) for array in (table.labels, table.mask))
+    label_columns = ["label"] if table.labels.ndim == 1 else [f"label_{name}" for name in names]
+    lines = [["subject", "recording", "time_seconds", *label_columns, *(f"output_{name}" for name in names)]]
+    for row, (subject, recording) in enumerate(zip(table.subjects, table.recordings, strict=True)):
+        time = "" if table.times_seconds is None else _exact(table.times_seconds[row])
+        truth = [_exact(v) if real else "" for v, real in zip(labels[row], mask[row], strict=True)]
+        lines.append([subject, recording, time, *truth, *(_exact(v) for v in table.outputs[row])])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows(lines)
+    temporary.replace(path)
+
+
+def load_predictions(path: Path) -> tuple[Predictions, tuple[str, ...]]:
+    """Reads what ``save_predictions`` wrote.
+
+    Returns:
+      The table (outputs float64; unlabelled entries -1 for classes, NaN for regression, mask False) and the
+      names of classes or outputs.
+
+    Raises:
+      BadDataError: The file is missing or is no such table.
+    """
+    if not path.is_file():
+        raise BadDataError(
+            f"no predictions at {path}; expected a CSV that a run wrote. Run the evaluation first."
+        )
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *lines = list(csv.reader(file)) or [[]]
+    names = tuple(name.removeprefix("output_") for name in header if name.startswith("output_"))
+    for label_columns in (["label"], [f"label_{name}" for name in names]):
+        if names and header[3:] == [*label_columns, *(f"output_{name}" for name in names)]:
+            break
+    else:
+        raise BadDataError(
+            f"{path} has the columns {header}; expected subject, recording, time_seconds, labels, outputs. "
+            "Run the evaluation again."
+        )
+    try:
+        return _parse(lines, len(label_columns), len(names), classes=label_columns == ["label"]), names
+    except (ValueError, IndexError) as error:
+        raise BadDataError(
+            f"{path} is damaged ({error}); expected rows of numbers. Run the evaluation again."
+        ) from None
+
+
+def _parse(lines: list[list[str]], labels: int, outputs: int, *, classes: bool) -> Predictions:
+    width = 3 + labels + outputs
+    for number, line in enumerate(lines, start=2):
+        if len(line) != width:
+            raise ValueError(f"line {number} has {len(line)} cells instead of {width}")
+    table = np.array(lines, dtype=object).reshape(-1, width)
+    truth, said = table[:, 3 : 3 + labels], table[:, 3 + labels :]
+    mask = truth != ""
+    values = np.where(mask, truth, "-1" if classes else "nan").astype(np.float64)
+    has_times = bool(len(lines)) and table[0, 2] != ""
+    return Predictions(
+        subjects=tuple(table[:, 0]),
+        recordings=tuple(table[:, 1]),
+        labels=values[:, 0].astype(np.int64) if classes else values,
+        outputs=said.astype(np.float64),
+        mask=mask[:, 0] if classes else mask,
+        times_seconds=table[:, 2].astype(np.float64) if has_times else None,
+    )
+
+
+def _exact(value: np.generic) -> str:
+    """The shortest decimal that reads back as the same number of this type."""
+    return str(int(value)) if isinstance(value, np.integer) else np.format_float_positional(value, trim="-")
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _intervals(found: Mapping[str, Interval]) -> dict[str, dict[str, Any]]:
+    return {name: interval._asdict() for name, interval in found.items()}
+
+
+def _merge_splits(splits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    first = splits[0]
+    if any(s[key] != first[key] for s in splits for key in ("name", "selection", "folds")):
+        raise ValueError("the runs have different protocols; expected one protocol for one results.json")
+    kept = ("fold", "seed", "train", "validation", "test")
+    return {
+        "selection": first["selection"],
+        "folds": first["folds"],
+        "parts": [{key: s[key] for key in kept if key in s} for s in splits],
+        "warnings": list(dict.fromkeys(sentence for s in splits for sentence in s["warnings"])),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """JSON values: NumPy scalars and arrays, tuples and paths resolved; NaN and infinity are None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return str(value)
+
+
+@functools.cache
+def _schema() -> dict[str, Any]:
+    return schema()
+
+
+def _is(value: Any, name: str) -> bool:
+    if isinstance(value, bool):
+        return name == "boolean"
+    if isinstance(value, float) and name == "integer":
+        return value.is_integer()
+    return isinstance(value, _TYPES[name])
+
+
+def _problems(value: Any, rule: Any, root: Mapping[str, Any], place: str) -> Iterable[str]:
+    """The keywords of JSON Schema that results.schema.json uses."""
+    if "$ref" in rule:
+        yield from _problems(value, root["$defs"][rule["$ref"].rsplit("/", 1)[1]], root, place)
+    if "if" in rule and not list(_problems(value, rule["if"], root, place)):
+        yield from _problems(value, rule["then"], root, place)
+    types = rule.get("type", [])
+    types = [types] if isinstance(types, str) else types
+    if types and not any(_is(value, name) for name in types):
+        yield f"{place} is {_short(value)}, expected {' or '.join(types)}"
+        return
+    if "const" in rule and (
+        value != rule["const"] or isinstance(value, bool) != isinstance(rule["const"], bool)
+    ):
+        yield f"{place} is {_short(value)}, expected {rule['const']!r}"
+    if "enum" in rule and value not in rule["enum"]:
+        yield f"{place} is {_short(value)}, expected one of {rule['enum']}"
+    if _is(value, "number"):
+        if not math.isfinite(value):
+            yield f"{place} is {value}, expected a finite number or null"
+        elif value < rule.get("minimum", -math.inf):
+            yield f"{place} is {value}, expected at least {rule['minimum']}"
+    elif isinstance(value, str) and len(value) < rule.get("minLength", 0):
+        yield f"{place} is empty, expected text"
+    elif isinstance(value, list):
+        yield from _array_problems(value, rule, root, place)
+    elif isinstance(value, dict):
+        yield from _object_problems(value, rule, root, place)
+
+
+def _array_problems(value: list, rule: Any, root: Mapping[str, Any], place: str) -> Iterable[str]:
+    low, high = rule.get("minItems", 0), rule.get("maxItems", math.inf)
+    if not low <= len(value) <= high:
+        yield f"{place} has {len(value)} entries, expected {low} to {high}"
+    for i, item in enumerate(value):
+        yield from _problems(item, rule.get("items", {}), root, f"{place}[{i}]")
+
+
+def _object_problems(value: dict, rule: Any, root: Mapping[str, Any], place: str) -> Iterable[str]:
+    for name in rule.get("required", ()):
+        if name not in value:
+            yield f"{place} lacks {name!r}"
+    pattern = rule.get("propertyNames", {}).get("pattern", "")
+    known = rule.get("properties", {})
+    others = rule.get("additionalProperties", {})
+    for name, item in value.items():
+        if not re.search(pattern, name):
+            yield f"{place} has a field {name!r}, expected names like {pattern}"
+        if name in known:
+            yield from _problems(item, known[name], root, f"{place}.{name}")
+        elif others is False:
+            yield f"{place} has an unknown field {name!r}, expected {', '.join(known)}"
+        else:
+            yield from _problems(item, others, root, f"{place}.{name}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
