@@ -1,0 +1,144 @@
+"""Figures of a run, as PNG: learning curves and the confusion matrix."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+SAMPLE_WORDS = "Built-in sample of synthetic people: says nothing about real recordings"
+
+# Told apart by people who do not see red and green alike (Okabe and Ito).
+_COLORS = {"train": "#0072B2", "validation": "#D55E00", "test": "#009E73"}
+_SPARE_COLORS = ("#CC79A7", "#E69F00", "#56B4E9")
+_MARKERS = {"train": None, "validation": "o", "test": "s"}
+_NOT_CURVES = frozenset(
+    {"stage", "step", "part", "epoch", "seed", "fold", "seconds", "steps_per_second", "learning_rate"}
+)
+_MOST_PANELS = 6
+
+
+def learning_curves(
+    path: Path, rows: Iterable[Mapping[str, Any]], *, title: str = "", sample: bool = False
+) -> None:
+    """Draws what ``metrics.jsonl`` holds: a column for each stage, a panel for each metric.
+
+    Args:
+      path: The PNG to write, atomically.
+      rows: Objects with ``stage``, ``step``, ``part`` (``train``, ``validation``, ...) and numbers by metric
+        name. None and missing numbers are gaps. The first six metrics are drawn, ``loss`` first.
+      title: Over the figure, e.g. the data set and protocol.
+      sample: True puts it into the figure that its people are synthetic.
+    """
+    rows = list(rows)
+    stages = list(dict.fromkeys(str(row["stage"]) for row in rows)) or [""]
+    parts = list(dict.fromkeys(str(row["part"]) for row in rows))
+    found = dict.fromkeys(n for row in rows for n, v in row.items() if n not in _NOT_CURVES and _is_number(v))
+    names = sorted(found, key=lambda name: name != "loss")[:_MOST_PANELS] or ["loss"]
+    figure = Figure(figsize=(1.4 + 3.6 * len(stages), 1.2 + 2.1 * len(names)), layout="constrained")
+    panels = figure.subplots(len(names), len(stages), squeeze=False, sharex="col", sharey="row")
+    for (i, j), panel in np.ndenumerate(panels):
+        for part in parts:
+            mine = [row for row in rows if str(row["stage"]) == stages[j] and str(row["part"]) == part]
+            points = sorted((row["step"], row[names[i]]) for row in mine if _is_number(row.get(names[i])))
+            if points:
+                steps, values = zip(*points, strict=True)
+                panel.plot(steps, values, color=_color(part, parts), **_line(part, len(points)))
+        _tidy(panel)
+        if i == 0:
+            panel.set_title(stages[j], fontsize=10)
+        if i == len(names) - 1:
+            panel.set_xlabel("step")
+        if j == 0:
+            panel.set_ylabel(names[i].replace("_", " "))
+    if parts:
+        handles = [Line2D([], [], color=_color(part, parts), label=part, **_line(part, 2)) for part in parts]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(parts), frameon=False)
+    _finish(figure, path, title, sample)
+
+
+def confusion_matrix(
+    path: Path,
+    counts: Sequence[Sequence[float]],
+    classes: Sequence[str],
+    *,
+    title: str = "",
+    sample: bool = False,
+) -> None:
+    """Draws a confusion matrix: colour is the share of the label's rows, text is share and count.
+
+    Args:
+      path: The PNG to write, atomically.
+      counts: K x K, a row for each label, a column for each decision.
+      classes: K names.
+      title: Over the figure.
+      sample: True puts it into the figure that its people are synthetic.
+    """
+    table = np.asarray(counts, np.float64)
+    if table.shape != (len(classes), len(classes)):
+        raise ValueError(f"counts {table.shape} for {len(classes)} classes; expected a square of that size")
+    totals = table.sum(axis=1, keepdims=True)
+    shares = np.divide(table, totals, out=np.zeros_like(table), where=totals > 0)
+    side = 2.4 + 0.8 * len(classes)
+    figure = Figure(figsize=(side + 0.9, side), layout="constrained")
+    panel = figure.subplots()
+    image = panel.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
+    for (i, j), share in np.ndenumerate(shares):
+        text = f"{share:.0%}\n{table[i, j]:g}" if totals[i] else "none"
+        panel.text(
+            j, i, text, ha="center", va="center", fontsize=9, color="white" if share > 0.6 else "black"
+        )
+    panel.set_xticks(range(len(classes)), classes)
+    panel.set_yticks(range(len(classes)), classes)
+    panel.set_xlabel("decision")
+    panel.set_ylabel("label")
+    panel.tick_params(length=0)
+    panel.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=panel, shrink=0.8, label="share of the label's rows")
+    bar.outline.set_visible(False)
+    _finish(figure, path, title, sample)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
+
+
+def _color(part: str, parts: Sequence[str]) -> str:
+    if part in _COLORS:
+        return _COLORS[part]
+    return _SPARE_COLORS[parts.index(part) % len(_SPARE_COLORS)]
+
+
+def _line(part: str, points: int) -> dict[str, Any]:
+    """A marker at every point where there are few; a lone point is only seen with one."""
+    marker = "." if points == 1 else _MARKERS.get(part, "o")
+    return {"linewidth": 1.5, "marker": marker if points <= 60 else None, "markersize": 4}
+
+
+def _tidy(panel: Any) -> None:
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(alpha=0.25)
+    panel.tick_params(labelsize=8)
+    panel.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, steps=[1, 2, 5, 10]))
+
+
+def _finish(figure: Figure, path: Path, title: str, sample: bool) -> None:
+    """Adds the title and the sample's words, and writes the file under its name in one step."""
+    words = [word for word in (title, SAMPLE_WORDS if sample else "") if word]
+    if words:
+        columns = int(figure.get_figwidth() * 12)
+        figure.suptitle("\n".join(textwrap.fill(word, columns) for word in words), fontsize=10)
+    figure.set_dpi(150)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # No time of writing in the file: the same run gives the same bytes.
+    FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None, "Description": " ".join(words)})
+    temporary.replace(path)
