@@ -1,7 +1,8 @@
 """Which tensor of a torch `state_dict` is which of our parameters, and how its axes lie.
 
-A network is a list of rules. Each rule ties one torch name to one or more of our paths, and converts both ways:
-in for weights that come from elsewhere, out for weights (or gradients) that are to be compared or handed on.
+A network is a list of rules. Each rule ties one torch name to one or more of our paths, and converts both
+ways: in for weights that come from elsewhere, out for weights (or gradients) that are to be compared or
+handed on.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def convert(
 
 
 def export(rules: Iterable[Rule], variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Torch names and layouts of our variables, or of gradients in the same tree; what is not there is left out."""
+    """Torch names and layouts of our variables, or of gradients in the same tree, as far as present."""
     exported = {}
     for rule in rules:
         try:
@@ -121,7 +122,7 @@ def under(rules: Iterable[Rule], torch: str, ours: Path) -> list[Rule]:
     ]
 
 
-# --- layers: torch prefix (with its dot, or empty) and our path below "params" -----------------------------------
+# --- layers: torch prefix (with its dot, or empty) and our path below "params" ---
 
 
 def linear(torch: str, ours: Path, layout: Layout = LINEAR) -> list[Rule]:
@@ -186,11 +187,11 @@ def encoder(torch: str, ours: Path, num_layers: int) -> list[Rule]:
     return rules
 
 
-# --- networks: rules for our module on its own; `under` puts them into a model ----------------------------------
+# --- networks: rules for our module on its own; `under` puts them into a model ---
 
 
 def jmt(streams: tuple[str, str], num_layers: int = 1, output: str = "self_attention") -> list[Rule]:
-    """The reference's fusion of two streams: what it calls visual, physiological and pv is ours in this order."""
+    """The reference's fusion of two streams: its visual and physiological are ours in this order."""
     first, second = streams
     rules = linear("out_layer_pv.", ("joint",))
     names = {"visual": first, "physiological": second, "joint_representation": "joint"}
@@ -214,7 +215,7 @@ def concat() -> list[Rule]:
 
 
 def mlp_head(torch_layers: Sequence[str], prefix: str = "") -> list[Rule]:
-    """A head whose torch layers are named (without the dot) in their order; `prefix` as `MLPHead` names towers."""
+    """A head whose torch layers are named in order, without the dot; `prefix` as `MLPHead` names towers."""
     *hidden, output = torch_layers
     rules = []
     for layer, torch in enumerate(hidden):
@@ -238,7 +239,7 @@ def conv1d(channels: int = 64) -> list[Rule]:
 
 
 def r2plus1d(widths: Sequence[int] = (64, 128, 256, 512), blocks: Sequence[int] = (2, 2, 2, 2)) -> list[Rule]:
-    """torchvision's r2plus1d without its classifier."""
+    """R(2+1)D of torchvision without its classifier."""
 
     def factorised(torch: str, ours: Path) -> list[Rule]:
         return [
@@ -252,7 +253,7 @@ def r2plus1d(widths: Sequence[int] = (64, 128, 256, 512), blocks: Sequence[int] 
 
 
 def r3d(widths: Sequence[int] = (64, 128, 256, 512), blocks: Sequence[int] = (2, 2, 2, 2)) -> list[Rule]:
-    """torchvision's r3d without its classifier."""
+    """R3D of torchvision without its classifier."""
 
     def full(torch: str, ours: Path) -> list[Rule]:
         return convolution(torch, (*ours, "full"))
@@ -264,7 +265,7 @@ def r3d(widths: Sequence[int] = (64, 128, 256, 512), blocks: Sequence[int] = (2,
 def _stages(
     widths: Sequence[int], blocks: Sequence[int], conv: Callable[[str, Path], list[Rule]]
 ) -> list[Rule]:
-    """torchvision's layer1 .. layer4."""
+    """The residual stages, layer1 .. layer4 in torchvision."""
     rules = []
     channels = widths[0]
     for stage, (width, count) in enumerate(zip(widths, blocks, strict=True), start=1):

@@ -1,4 +1,4 @@
-"""Networks as pure functions of (variables, batch): backbones, fusions, heads, and the model that joins them."""
+"""Networks as pure functions of (variables, batch): backbones, fusions, heads, and what joins them."""
 
 from __future__ import annotations
 

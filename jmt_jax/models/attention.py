@@ -1,4 +1,4 @@
-"""Multi-head attention and the post-norm encoder used everywhere in the reference (facts A2), with real masks."""
+"""Multi-head attention and the post-norm encoder of the reference (facts A2), with real masks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jmt_jax.models.layers import LayerNorm, Linear
 class MultiHeadAttention(nn.Module):
     """softmax(Q K^T / sqrt(d)) V with projections and biases, as torch's `MultiheadAttention` (batch first).
 
-    One module may serve several uses of one query: project it once with `project_query`, then `attend` for each.
+    One module may serve several uses of one query: `project_query` once, then `attend` for each.
 
     Attributes:
       dim: Width of queries, keys, values and output.
@@ -28,6 +28,7 @@ class MultiHeadAttention(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
+        """Builds the four projections."""
         if self.dim % self.num_heads:
             raise ValueError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
 
@@ -93,7 +94,7 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None, *, train: bool = False) -> jax.Array:
-        """[..., S, dim], bool [..., S] (True = real) -> [..., S, dim]; masked steps are looked at by nobody."""
+        """[..., S, dim], bool [..., S] (True = real) -> [..., S, dim]; nobody looks at masked steps."""
         attended = MultiHeadAttention(self.dim, self.num_heads, self.dtype, name="attention")(x, x, mask)
         attended = nn.Dropout(self.dropout, deterministic=not train)(attended)
         x = LayerNorm(self.dtype, name="norm1")(x + attended)

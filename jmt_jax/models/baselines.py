@@ -60,7 +60,7 @@ class Concat(nn.Module):
     def __call__(
         self, tokens: Mapping[str, jax.Array], masks: Mapping[str, jax.Array], *, train: bool = False
     ) -> tuple[jax.Array, jax.Array]:
-        """As `JMT`: [B, S, dim] with zeros where all streams are absent, and bool [B, S], False exactly there."""
+        """As `JMT`: [B, S, dim] with zeros where all streams are absent, and bool [B, S], False there."""
         del train
         present = presence(self.streams, masks)[JOINT]
         parts = []

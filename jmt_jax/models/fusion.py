@@ -21,7 +21,8 @@ def token_order(streams: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
     First every ordered pair of streams, by query and then by key; then for each stream the joint's look at it
     followed by its look at the joint. For (visual, audio) that is the paper's order:
-    visual_from_audio, audio_from_visual, joint_from_visual, visual_from_joint, joint_from_audio, audio_from_joint.
+    visual_from_audio, audio_from_visual, joint_from_visual, visual_from_joint, joint_from_audio,
+    audio_from_joint.
     """
     pairs = [(query, key) for query in streams for key in streams if query != key]
     for stream in streams:
@@ -39,18 +40,18 @@ def presence(streams: Sequence[str], masks: Mapping[str, jax.Array]) -> dict[str
 class JMT(nn.Module):
     """Joint representation, one encoder a stream, cross-attention between all pairs, and a read-out.
 
-    J = Linear(all streams side by side), made before the encoders; encoders over the S tokens for each stream and
-    for J; for each (query, key) of `token_order` one cross-attention, by the module of its *query* stream, without
-    residual or norm; then `output`:
+    J = Linear(all streams side by side), made before the encoders; encoders over the S tokens for each stream
+    and for J; for each (query, key) of `token_order` one cross-attention, by the module of its *query*
+    stream, without residual or norm; then `output`:
 
-    - `self_attention`: the M(M+1) tokens of one moment through an encoder, then plain self-attention of which one
-      token is kept (only that query is computed): [B, S, dim]. With all streams present it is the last one, the
-      paper's; otherwise the last one in the order whose query and key are both present at this moment.
+    - `self_attention`: the M(M+1) tokens of one moment through an encoder, then plain self-attention, of which
+      one token is kept (only that query is computed): [B, S, dim]. With all streams present it is the last
+      one, the paper's; otherwise the last one in the order whose query and key are both present there.
     - `fc`: all tokens side by side through a Linear: [B, S, output_dim].
     - `sequence`: all tokens side by side through an encoder over the S moments: [B, S, M(M+1) dim] (BioVid).
 
-    Deviation: `fc` returns batch before time (the reference's time before batch is a slip). Encoders attend over
-    time only. The weights that the reference builds and never reads do not exist here.
+    Deviation: `fc` returns batch before time (the reference's time before batch is a slip). Encoders attend
+    over time only. The weights that the reference builds and never reads do not exist here.
 
     Attributes:
       streams: Their names, in order.
@@ -59,7 +60,8 @@ class JMT(nn.Module):
       num_heads, num_layers: Of every encoder; `num_heads` of every attention.
       output: The read-out, see above.
       output_dim: Width of `fc`; None = 2 dim (1024 in the paper). Only with `fc`.
-      l2_norm: Whether features are brought to length 1 first: yes in the Affwild2 model, no in the BioVid one.
+      l2_norm: Whether features are brought to length 1 first: yes in the Affwild2 model, no in the BioVid
+        one.
       absent: `learned` or `drop`, see `StreamInput`.
       dropout: Rate inside the encoders; 0 in the paper.
       dtype: Type of the computation.

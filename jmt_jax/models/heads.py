@@ -32,8 +32,8 @@ class MLPHead(nn.Module):
       outputs: How many: classes, or one each for valence and arousal.
       hidden: Hidden widths: (128,) in the Affwild2 model, (1024, 512, 256, 64) in the BioVid one.
       dropout: Rate after each hidden ReLU.
-      pooling: What happens to the S steps: `last` keeps the last present one, `mean` averages the present ones (both
-        before the MLP), `none` gives every step its own output.
+      pooling: What happens to the S steps: `last` keeps the last present one, `mean` averages the present
+        ones (both before the MLP), `none` gives every step its own output.
       separate: True builds one MLP for each output, as the Affwild2 model's valence and arousal have.
       dtype: Type of the computation; the output is float32.
     """

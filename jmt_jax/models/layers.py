@@ -57,8 +57,9 @@ class LayerNorm(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last, with the statistics of the real samples only.
 
-    Sums and counts, not means, are reduced over `axis_name`: devices may hold unequal numbers of real samples, and
-    the result is that of one device holding them all. The running variance is the unbiased one, as in torch.
+    Sums and counts, not means, are reduced over `axis_name`: devices may hold unequal numbers of real
+    samples, and the result is that of one device holding them all. The running variance is the unbiased one,
+    as in torch.
 
     Attributes:
       momentum: Share of the old running statistics that is kept (torch writes 0.1 for our 0.9).
@@ -78,7 +79,8 @@ class BatchNorm(nn.Module):
 
         Args:
           inputs: [N, ..., C].
-          mask: bool [N], True = real; None = all are. Rows that are not real are normalised too, but do not count.
+          mask: bool [N], True = real; None = all are. Rows that are not real are normalised too, but do not
+          count.
           train: True uses (and updates) the batch's statistics, False the running ones.
 
         Returns:
@@ -103,7 +105,8 @@ class BatchNorm(nn.Module):
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Mean [C], biased variance [C] and count [] of the real values.
 
-        One pass over the data; taking the squares about the running mean keeps the difference of sums accurate.
+        One pass over the data; taking the squares about the running mean keeps the difference of sums
+        accurate.
         """
         axes = tuple(range(inputs.ndim - 1))
         centred = inputs.astype(jnp.float32) - pivot

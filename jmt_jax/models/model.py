@@ -37,8 +37,8 @@ class MultimodalModel(nn.Module):
       fusion: Tokens and masks of all streams -> features and their mask.
       head: Features and mask -> float32 logits.
       frozen: Streams whose backbone runs as in evaluation and gets no gradient.
-      modality_dropout: Probability with which training hides a stream of a sample (rng `modality`); one that is
-        present always stays.
+      modality_dropout: Probability with which training hides a stream of a sample (rng `modality`); one that
+        is present always stays.
     """
 
     backbone: Mapping[str, nn.Module]
@@ -57,15 +57,16 @@ class MultimodalModel(nn.Module):
         """Predicts.
 
         Args:
-          inputs: Stream -> [B, S, ...]: frames uint8 [B, S, F, H, W, 3], samples [B, S, T, C], features [B, S, D].
-            A stream with S = 1 beside longer ones is one window that all moments share.
-          masks: Stream -> bool [B, S of that stream], True = real; None = all real. What stands under a mask, be it
-            NaN, changes no bit of any output.
-          train: Whether batch statistics, dropout (rng `dropout`) and modality dropout (rng `modality`) are on.
+          inputs: Stream -> [B, S, ...]: frames uint8 [B, S, F, H, W, 3], samples [B, S, T, C], features
+            [B, S, D]. A stream with S = 1 beside longer ones is one window that all moments share.
+          masks: Stream -> bool [B, S of that stream], True = real; None = all real. What stands under a mask,
+            be it NaN, changes no bit of any output.
+          train: Whether batch statistics, dropout (rng `dropout`) and modality dropout (rng `modality`) are
+          on.
 
         Returns:
-          float32 [B, K], or [B, S, K] where the head keeps all steps. Finite where all streams are absent; `present`
-          says where that is.
+          float32 [B, K], or [B, S, K] where the head keeps all steps. Finite where all streams are absent;
+          `present` says where that is.
         """
         tokens, masks = self._tokens(inputs, self._full_masks(inputs, masks), train=train)
         if train and self.modality_dropout:
@@ -128,7 +129,7 @@ class MultimodalModel(nn.Module):
         return tokens, broadcast
 
     def _hide_streams(self, masks: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Masks of whole streams set to False at random, sample by sample, but never of a sample's last one."""
+        """Masks that hide whole streams at random, sample by sample, but never a sample's last one."""
         stacked = jnp.stack(list(masks.values()))  # [M, B, S]
         present = stacked.any(-1)
         draws = jax.random.uniform(self.make_rng("modality"), present.shape)
@@ -138,7 +139,11 @@ class MultimodalModel(nn.Module):
 
 
 def present(masks: Mapping[str, jax.Array]) -> jax.Array:
-    """Where a prediction rests on anything: bool [B, S], True if any stream is there; masks as the model takes them."""
+    """Where a prediction rests on anything: bool [B, S], True if any stream is there.
+
+    Args:
+      masks: Stream -> bool [B, S or 1], as the model takes them.
+    """
     steps = max(mask.shape[1] for mask in masks.values())
     return jnp.stack([jnp.broadcast_to(mask, (len(mask), steps)) for mask in masks.values()]).any(0)
 
@@ -158,13 +163,15 @@ def build_model(
 
     Args:
       streams: Their names, in the order in which they enter the fusion.
-      backbones: Stream -> {"name": one of BACKBONES, its arguments...}; entries of other streams are not looked at.
+      backbones: Stream -> {"name": one of BACKBONES, its arguments...}; entries of other streams are not
+        looked at.
       fusion: {"name": one of FUSIONS, its arguments...}.
       head: {"name": one of HEADS, its arguments...}.
       frozen: Streams whose backbone is not trained.
       axis_name: The pmap axis over which batch statistics are reduced; None under jit.
       modality_dropout: See `MultimodalModel`.
-      dtype: Type of the computation, float32 or bfloat16. Parameters, statistics, softmax and logits stay float32.
+      dtype: Type of the computation, float32 or bfloat16. Parameters, statistics, softmax and logits stay
+        float32.
 
     Raises:
       ValueError: for an unknown name or argument, or a stream without a backbone; it names the known ones.

@@ -11,7 +11,7 @@ from clu import parameter_overview
 
 
 def count_parameters(variables: Mapping[str, Any]) -> int:
-    """Number of trainable values. All of them are live: no module here builds a weight that it never reads."""
+    """Number of trainable values, all of them live: no module builds a weight that it never reads."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(variables["params"]))
 
 

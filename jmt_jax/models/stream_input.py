@@ -16,7 +16,7 @@ L2_EPSILON = 1e-12
 
 
 def l2_normalise(x: jax.Array) -> jax.Array:
-    """x / max(|x|, 1e-12) over the last axis, in float32; the gradient at zero is zero, not NaN."""
+    """Computes x / max(|x|, 1e-12) over the last axis, in float32; the gradient at zero is zero, not NaN."""
     values = x.astype(jnp.float32)
     squares = jnp.sum(jnp.square(values), axis=-1, keepdims=True)
     return (values * lax.rsqrt(jnp.maximum(squares, L2_EPSILON**2))).astype(x.dtype)
@@ -28,10 +28,10 @@ class StreamInput(nn.Module):
     Attributes:
       dim: Width of the fusion; a Linear leads there where the stream's width is another one.
       l2_norm: Whether each vector is brought to length 1 first.
-      absent: What enters the joint projection where the stream is masked: a `learned` vector (zeros at first), or
-        nothing (`drop`).
-      can_be_replaced: False where no joint projection ever reads a masked token of this stream, as with one stream
-        alone; then no vector is built.
+      absent: What enters the joint projection where the stream is masked: a `learned` vector (zeros at
+        first), or nothing (`drop`).
+      can_be_replaced: False where no joint projection ever reads a masked token of this stream, as with one
+        stream alone; then no vector is built.
       dtype: Type of the computation.
     """
 
@@ -43,7 +43,7 @@ class StreamInput(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """[B, S, W], bool [B, S] -> tokens [B, S, dim] with zeros under the mask, and what the joint reads."""
+        """[B, S, W], bool [B, S] -> tokens [B, S, dim] with zeros under the mask, and what joins."""
         if self.absent not in ("learned", "drop"):
             raise ValueError(f"absent is {self.absent!r}; it can be learned or drop")
         present = mask[..., None]

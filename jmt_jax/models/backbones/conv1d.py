@@ -1,4 +1,4 @@
-"""The 1-D CNN for physiological signals (facts A6, the BioVid GSR network), for any channels and any length."""
+"""The 1-D CNN for physiological signals (facts A6), for any number of channels and any length."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ POOL = 2
 class SignalCNN(nn.Module):
     """Convolution, ReLU, max pooling of 2, repeated; then one Linear, whose output is the feature (no ReLU).
 
-    The paper's network is the default: 2816 samples of one channel give 349 x 64 = 22336 values before the Linear.
+    The paper's network is the default: 2816 samples of one channel give 349 x 64 = 22336 values before
+    the Linear.
 
     Attributes:
       channels, kernel_sizes, strides: One entry a convolution; none is padded.
       features: Width D of the output.
       pooling: `flatten` keeps every step (the length then belongs to the weights); `mean` averages over time.
-      normalization: After each convolution, before the ReLU: `none` as the paper, `batch` or `layer` (over channels).
+      normalization: After each convolution, before the ReLU: `none` as the paper, `batch` or `layer` (over
+        channels).
       axis_name: The pmap axis of batch statistics, or None.
       dtype: Type of the computation.
     """
@@ -85,12 +87,12 @@ class SignalCNN(nn.Module):
             needed = (needed * POOL - 1) * stride + size
         if length < needed:
             raise ValueError(
-                f"a window of {length} samples is too short for {len(self.channels)} convolutions with pooling, "
-                f"which need {needed}; lengthen the window or take fewer or smaller convolutions"
+                f"a window of {length} samples is too short for {len(self.channels)} convolutions "
+                f"with pooling, which need {needed}; lengthen it or take fewer or smaller convolutions"
             )
 
 
 def _halve(x: jax.Array) -> jax.Array:
-    """The larger of every two steps, [N, T, C] -> [N, T // 2, C]; a last odd step is dropped, as torch does."""
+    """The larger of every two steps, [N, T, C] -> [N, T // 2, C]; a last odd step is dropped."""
     steps = x.shape[1] // POOL
     return x[:, : steps * POOL].reshape(x.shape[0], steps, POOL, x.shape[2]).max(2)

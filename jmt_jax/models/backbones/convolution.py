@@ -1,8 +1,9 @@
 """Convolutions over time and space: the plain form, and the forms that are only fast on a CPU.
 
-A TPU or GPU gets `lax.conv_general_dilated` as it is. A CPU has no fast 3-D convolution (its input gradient is up to
-a hundred times slower than need be), so there a kernel over time becomes a 2-D convolution, and the gradient of a
-kernel with many channels a few matrix products. Parameters have one layout on every platform: [kt, kh, kw, in, out].
+A TPU or GPU gets `lax.conv_general_dilated` as it is. A CPU has no fast 3-D convolution (its input gradient
+is up to a hundred times slower than need be), so there a kernel over time becomes a 2-D convolution, and the
+gradient of a kernel with many channels a few matrix products. Parameters have one layout on every platform:
+[kt, kh, kw, in, out].
 
 Reverse-mode gradients only (`jax.custom_vjp`).
 """
@@ -18,7 +19,7 @@ from jax import lax
 Padding = tuple[tuple[int, int], ...]
 Triple = tuple[int, int, int]
 
-# From this many input channels on, a kernel's gradient is faster as matrix products than as XLA's convolution.
+# From this many input channels on, a kernel's gradient is faster as matrix products than as a convolution.
 MATMUL_GRADIENT_CHANNELS = 32
 # Up to this many output steps, products per (step, tap) beat products per tap, whose slices must be copied.
 UNROLLED_STEPS = 16

@@ -1,6 +1,7 @@
 """R(2+1)D: a residual network whose convolutions are split into space and time (Tran et al. 2018; facts A6).
 
-Deviation: none from torchvision's r2plus1d_18 with the default arguments; narrower and shorter forms are arguments.
+Deviation: none from torchvision's r2plus1d_18 with the default arguments; narrower and shorter forms are
+arguments.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from jmt_jax.models.layers import BatchNorm, Conv3D
 
 
 def midplanes(inputs: int, features: int) -> int:
-    """Channels between the (1,3,3) and the (3,1,1) convolution: as many parameters as a 3x3x3 one would have."""
+    """Channels between the (1,3,3) and the (3,1,1) convolution: together they cost what a 3x3x3 one does."""
     return (inputs * features * 27) // (inputs * 9 + 3 * features)
 
 

@@ -1,6 +1,7 @@
 """R3D: a residual network of 3x3x3 convolutions (Tran et al. 2018; facts A6, the BioVid backbone).
 
-Deviation: none from torchvision's r3d_18 with the default arguments; narrower and shorter forms are arguments.
+Deviation: none from torchvision's r3d_18 with the default arguments; narrower and shorter forms are
+arguments.
 """
 
 from __future__ import annotations

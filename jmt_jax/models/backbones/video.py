@@ -1,4 +1,4 @@
-"""What the video ResNets share: clips in, normalised on the device, stages of residual blocks, one vector a clip."""
+"""What the video ResNets share: normalisation on the device, stages of residual blocks, one vector a clip."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINETICS_STD = (0.22803, 0.22145, 0.216989)
 def normalise_frames(
     frames: jax.Array, mean: tuple[float, ...], std: tuple[float, ...], dtype: jnp.dtype
 ) -> jax.Array:
-    """uint8 frames [..., 3] to (frames / 255 - mean) / std; floating frames are taken as normalised already."""
+    """uint8 frames [..., 3] to (frames / 255 - mean) / std; floating ones are normalised already."""
     if not jnp.issubdtype(frames.dtype, jnp.integer):
         return frames.astype(dtype)
     scale = 1 / (255 * jnp.asarray(std, jnp.float32))
@@ -65,13 +65,14 @@ class VideoResNet(nn.Module):
     """Clips [B, S, F, H, W, 3] to one vector each, [B, S, D].
 
     Attributes:
-      widths: Output channels of each stage; from the second stage on its first block halves time, height, width.
+      widths: Output channels of each stage; from the second stage on its first block halves time, height,
+        width.
       blocks: Residual blocks of each stage.
-      features: Width D of the output. None: that of the last stage, without a projection. With `flatten`, or where
-        it differs from the last stage's width, a Linear follows the reduction.
-      reduction: How the positions (time, height, width) of the last stage become one vector: their largest value
-        (the published model), their mean, or all of them side by side through the Linear; `none` keeps them,
-        [B, S, T', H', W', C].
+      features: Width D of the output. None: that of the last stage, without a projection. With `flatten`, or
+        where it differs from the last stage's width, a Linear follows the reduction.
+      reduction: How the positions (time, height, width) of the last stage become one vector: their largest
+        value (the published model), their mean, or all of them side by side through the Linear; `none` keeps
+        them, [B, S, T', H', W', C].
       mean, std: Of the three channels, in [0, 1], for uint8 frames.
       axis_name: The pmap axis of batch statistics, or None.
       dtype: Type of the computation.
@@ -141,7 +142,8 @@ class VideoResNet(nn.Module):
     def _check(self) -> None:
         if len(self.widths) != len(self.blocks):
             raise ValueError(
-                f"widths names {len(self.widths)} stages and blocks {len(self.blocks)}; give both the same length"
+                f"widths names {len(self.widths)} stages and blocks {len(self.blocks)}; make them equally "
+                "long"
             )
         if self.reduction not in ("max", "avg", "flatten", "none"):
             raise ValueError(f"reduction is {self.reduction!r}; it can be max, avg, flatten or none")

@@ -1,0 +1,81 @@
+"""Rebuilds the weights and inputs of a golden case from their names (tests/golden/README.md)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+GOLDEN_DIR = Path(__file__).parent / "golden"
+
+
+def make_tensor(seed: int, key: str, shape: tuple[int, ...], input_scale: float = 1.0) -> np.ndarray:
+    rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(key.encode())]))
+    last = key.rsplit(".", 1)[-1]
+    if last == "num_batches_tracked":
+        return np.zeros(shape, np.int64)
+    if last == "running_var":
+        values = rng.uniform(0.5, 1.5, shape)
+    elif last == "running_mean":
+        values = 0.1 * rng.standard_normal(shape)
+    elif key.startswith("input:"):
+        values = input_scale * rng.standard_normal(shape)
+    elif last == "weight_g" or (len(shape) <= 1 and last == "weight"):
+        values = 1 + 0.1 * rng.standard_normal(shape)
+    elif len(shape) <= 1:
+        values = 0.05 * rng.standard_normal(shape)
+    else:
+        values = rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+    return np.asarray(values, np.float32)
+
+
+class StateDict(Mapping[str, np.ndarray]):
+    """The case's weights, each made when it is read: the reference has many large ones that it never uses."""
+
+    def __init__(self, seed: int, shapes: Mapping[str, list[int]]) -> None:
+        self._seed, self._shapes = seed, shapes
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return make_tensor(self._seed, name, tuple(self._shapes[name]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+
+@dataclasses.dataclass(frozen=True)
+class GoldenCase:
+    """`state_dict` and `inputs` in torch's names and layouts, `outputs` as the reference computed them."""
+
+    spec: dict
+    state_dict: StateDict
+    inputs: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
+
+    def gradient_norms(self) -> dict[str, float]:
+        prefix = "gradnorm:"
+        return {
+            key.removeprefix(prefix): float(v) for key, v in self.outputs.items() if key.startswith(prefix)
+        }
+
+
+def load(name: str) -> GoldenCase:
+    spec = json.loads((GOLDEN_DIR / f"{name}.json").read_text())
+    scale = spec.get("input_scale", 1.0)
+    inputs = {
+        key: make_tensor(spec["seed"], f"input:{key}", tuple(shape), scale)
+        for key, shape in spec.get("inputs", {}).items()
+    }
+    with np.load(GOLDEN_DIR / f"{name}.npz") as stored:
+        outputs = {key: stored[key] for key in stored.files}
+    return GoldenCase(spec, StateDict(spec["seed"], spec.get("state_dict", {})), inputs, outputs)
+
+
+def relative_error(ours: np.ndarray, golden: np.ndarray) -> float:
+    return float(np.linalg.norm(np.asarray(ours) - golden) / np.linalg.norm(golden))
