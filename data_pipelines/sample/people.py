@@ -143,7 +143,7 @@ def make_person(seed: int, index: int, signature: float = 0.0) -> Person:
     sex = "w" if rng.random() < 0.5 else "m"
     age = int(rng.integers(20, 66))
     hair = _HAIR_COLOURS[int(rng.integers(len(_HAIR_COLOURS) - 1))] if age < 50 else _HAIR_COLOURS[-1]
-    background = tuple(int(v) for v in rng.integers(50, 200, 3))
+    background = tuple(int(v) for v in rng.integers(80, 170, 3))
     return Person(
         index=index,
         seed=seed,
