@@ -149,33 +149,25 @@ class SignalWindows:
         self._columns = [spec.channels.index(name) for name in channels] or list(range(len(spec.channels)))
         self._least_present, self._presence_channel = least_present, presence_channel
         self._augmentation = augmentation or SignalAugmentation()
-        width = len(self._columns) + presence_channel
+        self.channel_count = len(self._columns)
+        width = self.channel_count + presence_channel
         if grid.kind == "clip":
             if samples < 1:
                 raise UsageError(f"stream {stream!r} needs the window's length in samples, got {samples}")
-            self._whole = True
+            self._whole, self._window_seconds = True, 0.0
             self.shape = (1, samples, width)
         else:
             self._whole = False
             self._window_seconds = window_seconds or grid.window_seconds / grid.tokens
             self.shape = (grid.tokens, max(1, round(self._window_seconds * (spec.rate_hz or 0))), width)
+        self.rate_hz = float(spec.rate_hz or 0)
         self.dtype = np.float32
         self.mask_length = self.shape[0]
 
     def read(self, recording: Recording, moment: Moment) -> tuple[np.ndarray, np.ndarray]:
         """The samples of one item and the mask, [S] or [1]."""
         shift = self._augmentation.draw_shift_seconds(moment.rng) if moment.rng is not None else 0.0
-        rows = self._prepared.table(self._stream).rows_of(recording.sources[self._stream])
-        rate, first = self._clock(rows)
-        if self._whole:
-            indices = np.arange(self.shape[1])[None] + round(shift * rate)
-            end_seconds = first + self.shape[1] / rate
-        else:
-            ends = windows.token_ends(moment.start_seconds + shift, self._grid.window_seconds, self._grid.tokens)
-            indices = windows.trailing_samples(ends, self._window_seconds, first, rate)
-            end_seconds = float(ends[-1])
-        values = self._gather(rows, rate, indices)
-        values = self._normalise(values, moment.recording, end_seconds)[..., self._columns]
+        values = self._samples(recording, moment, self._grid.tokens, self._window_seconds, shift)
         present = np.isfinite(values).all(-1)
         values = np.where(np.isfinite(values), values, 0).astype(np.float32)
         if moment.rng is not None:
@@ -183,6 +175,27 @@ class SignalWindows:
         if self._presence_channel:
             values = np.concatenate([values, present[..., None].astype(np.float32)], -1)
         return values, present.mean(-1) >= self._least_present
+
+    def signal(self, recording: Recording, moment: Moment) -> np.ndarray:
+        """The item's whole signal in one piece, normalised: float32 [T, C], NaN where missing."""
+        return self._samples(recording, moment, 1, self._grid.window_seconds, 0.0)[0]
+
+    def _samples(
+        self, recording: Recording, moment: Moment, tokens: int, window_seconds: float, shift_seconds: float
+    ) -> np.ndarray:
+        """Normalised windows [tokens, T, C], NaN where missing; a clip has one window whatever is asked."""
+        rows = self._prepared.table(self._stream).rows_of(recording.sources[self._stream])
+        rate, first = self._clock(rows)
+        if self._whole:
+            indices = np.arange(self.shape[1])[None] + round(shift_seconds * rate)
+            end_seconds = first + self.shape[1] / rate
+        else:
+            begin = moment.start_seconds + shift_seconds
+            ends = windows.token_ends(begin, self._grid.window_seconds, tokens)
+            indices = windows.trailing_samples(ends, window_seconds, first, rate)
+            end_seconds = float(ends[-1])
+        values = self._gather(rows, rate, indices)
+        return self._normalise(values, moment.recording, end_seconds)[..., self._columns]
 
     def _clock(self, rows: np.ndarray) -> tuple[float, float]:
         """The source's rate in Hz and the time of its first sample."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines import splits
@@ -108,6 +109,8 @@ class Experiment:
                 {"outputs": self.num_outputs, **_plain(head)},
                 frozen=streams if stage == "fusion" else (),
                 axis_name=axis_name,
+                modality_dropout=config.modality_dropout if stage not in streams else 0.0,
+                dtype=jnp.dtype(config.dtype),
             )
         except (ValueError, TypeError) as error:
             raise UsageError(f"the model of stage {stage!r} cannot be built: {error}") from error
@@ -179,8 +182,8 @@ def open_data(config: Config) -> Data:
     if config.data.shuffle_labels:
         if config.data.shuffle_labels != "within_subject":
             raise UsageError(f"data.shuffle_labels={config.data.shuffle_labels!r}; it is '' or 'within_subject'")
-        order = splits.shuffle_within_subject(items.subjects, seed=config.seed)
-        items = dataclasses.replace(items, labels=items.labels[order], label_mask=items.label_mask[order])
+        labels = splits.shuffle_labels_within_subject(items.labels, items.subjects, seed=config.protocol.seed)
+        items = dataclasses.replace(items, labels=labels)
     return Data(prepared, task, grid, items, streams)
 
 
@@ -200,7 +203,7 @@ def make_experiment(config: Config, data: Data, *, fold: int, seed: int) -> Expe
       seed: Seed of everything random in training; the split has its own (``protocol.seed``).
     """
     split = splits.make_split(_split_items(data), fold=fold, **_protocol(config))
-    splits.check(split, _split_items(data))
+    splits.check(split)
     recording_rows: dict[str, list[int]] = {}
     for row, recording in enumerate(data.items.recording):
         recording_rows.setdefault(data.prepared.recordings[recording].id, []).append(row)

@@ -1,0 +1,143 @@
+"""Pain from face and skin conductance on BioVid Part A: BL1 against PA4.
+
+    python -m jmt_jax.main --config=configs/biovid.py
+        A compact model. Without --config.data.dir it runs on the built-in sample of synthetic people.
+    python -m jmt_jax.main --config=configs/biovid.py:paper --config.data.dir=DIR
+        The networks, stages and optimizers of the paper (Waligora, Aslam et al., CVPRW 2024), with folds by
+        subject. Its clip-level folds: --config.protocol.name=clip_kfold_test_selected
+"""
+
+from ml_collections import config_dict
+
+
+def _stage(**options):
+    """Options of one training stage; every stage has the same keys."""
+    return config_dict.ConfigDict(
+        {
+            "epochs": 10,
+            "global_batch_size": 32,
+            "eval_every_epochs": 1.0,
+            "optimizer": "adamw",
+            "learning_rate": 1e-3,
+            "learning_rate_floor": 0.0,
+            "schedule": "cosine",
+            "warmup_epochs": 1.0,
+            "decay_every_epochs": 40,
+            "decay_factor": 0.1,
+            "momentum": 0.9,
+            "nesterov": False,
+            "weight_decay": 1e-4,
+            "clip_gradient_norm": 1.0,
+            **options,
+        }
+    )
+
+
+def get_config(variant: str = "sample") -> config_dict.ConfigDict:
+    """The configuration.
+
+    Args:
+      variant: ``sample`` (compact, minutes on a laptop) or ``paper``.
+    """
+    if variant not in ("sample", "paper"):
+        raise ValueError(f"there is no variant {variant!r}; it is sample or paper")
+    config = config_dict.ConfigDict()
+    config.seeds = (0,)
+    config.parallelism = "jit"  # or pmap
+    config.controls = ""  # comma-separated: logistic_regression
+
+    config.data = config_dict.ConfigDict()
+    config.data.name = "biovid"
+    config.data.dir = ""  # raw or prepared; "" makes the sample
+    config.data.task = "bl1_vs_pa4"  # bl1_vs_any_pain, five_classes, ... (data_pipelines/tasks.py)
+    config.data.shuffle_labels = ""  # within_subject: a control that must score at chance
+    config.data.cache_dir = ""  # "" is $JMT_CACHE_DIR or ~/.cache/jmt_jax
+    config.data.prepare_workers = 0  # 0: one a core
+    config.data.loader_threads = 2
+    config.data.loader_workers = 0
+    config.data.reader = {"biosignals": "filtered", "size": 48, "crop": "auto"}
+    config.data.sample = {"subjects": 24, "clips_per_class": 10, "classes": (0, 4), "seed": 0, "signature": 0.0}
+    config.data.grid = {"kind": "clip", "tokens": 4}
+    config.data.streams = {
+        "visual": {
+            "frames": 5,
+            "first_frame": 0,
+            "last_frame": 0,
+            "augment": {"brightness": 0.2, "contrast": 0.2, "flip_probability": 0.5, "shift": 0.08},
+        },
+        "physio": {
+            "channels": ("gsr",),
+            "samples": 2816,
+            "normalise": "centred",
+            "augment": {"gain": 0.2, "noise": 0.02, "shift_seconds": 0.0},
+        },
+    }
+
+    config.protocol = config_dict.ConfigDict()
+    config.protocol.name = "subject_kfold"  # loso, hold_out, clip_kfold_test_selected
+    config.protocol.num_folds = 5
+    config.protocol.folds = (0,)  # which to run; () is all
+    config.protocol.seed = 42
+    config.protocol.validation_share = 0.2
+    config.protocol.exclude = ""  # biovid_non_reactive: the 67-subject set
+    config.protocol.test_subjects = ""  # biovid_hold_out, for protocol hold_out
+
+    config.model = config_dict.ConfigDict()
+    config.model.streams = "visual,physio"
+    config.model.dtype = "float32"  # or bfloat16, of the computation
+    config.model.modality_dropout = 0.0
+    config.model.visual = {
+        "name": "r2plus1d",
+        "stem_widths": (8, 8),
+        "widths": (8, 16, 32, 64),
+        "blocks": (1, 1, 1, 1),
+        "reduction": "avg",
+    }
+    config.model.physio = {
+        "name": "conv1d",
+        "features": 64,
+    }
+    config.model.fusion = "jmt"
+    config.model.jmt = {"dim": 64, "hidden_dim": 64, "num_heads": 1, "num_layers": 1, "output": "self_attention"}
+    config.model.concat = {"dim": 64}
+    config.model.unimodal = {}
+    config.model.head = {"name": "mlp", "hidden": (64,), "dropout": 0.1, "pooling": "mean"}
+    config.model.unimodal_head = {"name": "mlp", "hidden": (64,), "dropout": 0.1, "pooling": "mean"}
+
+    config.training = config_dict.ConfigDict()
+    config.training.stages = "visual,physio,fusion"  # or e.g. joint
+    config.training.label_smoothing = 0.0
+    config.training.visual = _stage(epochs=12, eval_every_epochs=2.0, learning_rate=2e-3)
+    config.training.physio = _stage(epochs=12, eval_every_epochs=2.0)
+    config.training.fusion = _stage(epochs=8, eval_every_epochs=2.0)
+    config.training.joint = _stage(epochs=16, eval_every_epochs=2.0)
+
+    config.eval = config_dict.ConfigDict()
+    config.eval.split = "test"
+    config.eval.checkpoint = "best"  # last, or a step
+    config.eval.global_batch_size = 32
+    config.eval.num_resamples = 1000
+    if variant == "paper":
+        _paper(config)
+    return config
+
+
+def _paper(config: config_dict.ConfigDict) -> None:
+    """The authors' BioVid pipeline (reference facts C4, A7)."""
+    config.data.reader = {"biosignals": "raw", "size": 112, "crop": "auto"}
+    config.data.streams.visual.first_frame, config.data.streams.visual.last_frame = 50, 70
+    config.data.streams.visual.augment = {"brightness": 0.0, "contrast": 0.0, "flip_probability": 0.0, "shift": 0.0}
+    config.data.streams.physio.normalise = "none"
+    config.data.streams.physio.augment = {"gain": 0.0, "noise": 0.0, "shift_seconds": 0.0}
+    config.model.visual = {"name": "r3d", "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    config.model.physio = {"name": "conv1d", "features": 512}
+    config.model.jmt = {"dim": 512, "hidden_dim": 512, "num_heads": 1, "num_layers": 1, "output": "sequence"}
+    config.model.concat = {"dim": 512}
+    config.model.head = {"name": "mlp", "hidden": (1024, 512, 256, 64), "dropout": 0.0, "pooling": "last"}
+    config.model.unimodal_head = {"name": "mlp", "hidden": (), "dropout": 0.0, "pooling": "mean"}
+    sgd = {"optimizer": "sgd", "schedule": "constant", "warmup_epochs": 0.0, "weight_decay": 0.0, "clip_gradient_norm": 0.0}
+    adam = {**sgd, "optimizer": "adam", "global_batch_size": 128, "epochs": 100, "learning_rate": 5e-6}
+    config.training.visual = _stage(**sgd, epochs=100, learning_rate=1e-3, global_batch_size=64)
+    config.training.physio = _stage(**sgd, epochs=200, learning_rate=1e-4, global_batch_size=1024)
+    config.training.fusion = _stage(**adam)
+    config.training.joint = _stage(**adam)

@@ -1,0 +1,310 @@
+"""Evaluation: predictions of one part of a split, their metrics, and the files that a run leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import scipy.special
+
+from data_pipelines.errors import BadDataError, UsageError
+from data_pipelines.loader import PADDING
+from jmt_jax import control_models, logging, metrics, report, results, statistics
+from jmt_jax.checkpoint import Checkpoints
+from jmt_jax.experiment import Data, Experiment, make_experiment
+from jmt_jax.runtime import Runtime
+from jmt_jax.statistics import Predictions
+from jmt_jax.steps import make_eval_step
+from jmt_jax.train_state import Params
+
+PARTS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What one fold with one seed said of one part.
+
+    Attributes:
+      split: The split as JSON values, with the seed.
+      table: The model's predictions.
+      controls: Name to the predictions of a control on the same rows.
+      seconds: Part of the run to its wall-clock time.
+    """
+
+    split: dict[str, Any]
+    table: Predictions
+    controls: Mapping[str, Predictions]
+    seconds: Mapping[str, float]
+
+
+def validate(experiment: Experiment, runtime: Runtime, eval_step: Callable, state: Any) -> dict[str, Any]:
+    """Metrics and loss on the part that chooses the checkpoint.
+
+    Args:
+      experiment: The fold.
+      runtime: Devices.
+      eval_step: Compiled by the runtime.
+      state: As the train step returns it.
+    """
+    rows = experiment.rows[experiment.split.selection]
+    logits = predict(experiment, runtime, eval_step, state.variables, rows)
+    labels, mask = experiment.data.items.labels[rows], experiment.data.items.label_mask[rows]
+    loss = float(experiment.loss.value(experiment.loss.moments(logits, labels, mask)))
+    return {"loss": loss, **_metrics(experiment.data, make_table(experiment.data, rows, logits))}
+
+
+def predict(
+    experiment: Experiment, runtime: Runtime, eval_step: Callable, variables: Params, rows: np.ndarray
+) -> np.ndarray:
+    """Logits of rows of the item table, float32 [N, K]; each row is evaluated once, padding is dropped."""
+    batch_size = max(experiment.config.eval.global_batch_size, 1)
+    batch_size = -(-batch_size // jax.device_count()) * jax.device_count()
+    logits = np.full((len(rows), experiment.num_outputs), np.nan, np.float32)
+    place_of = {int(row): place for place, row in enumerate(rows)}
+    for batch in experiment.loader.evaluate(rows, global_batch_size=batch_size, shard=runtime.shard):
+        batch = runtime.put_batch(batch)
+        found, index = runtime.fetch_rows((eval_step(variables, batch), batch["index"]))
+        for row, values in zip(np.asarray(index), np.asarray(found), strict=True):
+            if row != PADDING:
+                logits[place_of[int(row)]] = values
+    return logits
+
+
+def make_table(data: Data, rows: np.ndarray, logits: np.ndarray) -> Predictions:
+    """Predictions with probabilities (classification) or values (regression)."""
+    items = data.items
+    labels, mask = items.labels[rows], items.label_mask[rows]
+    if data.task.is_classification:
+        outputs = scipy.special.softmax(logits.astype(np.float64), axis=-1).astype(np.float32)
+        labels = np.where(mask, labels, -1)
+    else:
+        outputs = logits
+        labels = np.where(mask, labels, np.nan)
+    return Predictions(
+        subjects=tuple(items.subjects[rows]),
+        recordings=tuple(items.recordings[number].id for number in items.recording[rows]),
+        labels=labels,
+        outputs=outputs,
+        mask=mask,
+        times_seconds=items.start_seconds[rows] if data.grid.kind == "sliding" else None,
+    )
+
+
+def evaluate_run(
+    experiment: Experiment,
+    runtime: Runtime,
+    variables: Params,
+    workdir: Path,
+    *,
+    part: str = "test",
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    """Predicts one part, with its controls, and writes all files of it.
+
+    Args:
+      experiment: The fold.
+      runtime: Devices.
+      variables: Parameters and batch statistics of the last stage's model.
+      workdir: The run's folder.
+      part: ``test``, ``validation`` or ``train``.
+      seconds: What the parts of the run took.
+
+    Returns:
+      What was written to ``results.json``.
+    """
+    if part not in PARTS:
+        raise UsageError(f"eval.split={part!r} is unknown; it is one of {', '.join(PARTS)}")
+    eval_step = runtime.compile(make_eval_step(experiment.model("evaluation", runtime.axis_name)), rows_out=True)
+    rows = experiment.rows[part]
+    logits = predict(experiment, runtime, eval_step, runtime.put_state(variables), rows)
+    outcome = Outcome(
+        split={**experiment.split.as_json(), "seed": experiment.seed},
+        table=make_table(experiment.data, rows, logits),
+        controls=control_models.predict_controls(experiment, rows),
+        seconds=seconds,
+    )
+    if runtime.is_main:
+        names = experiment.data.task.outputs
+        results.save_predictions(workdir / "predictions" / f"{part}.csv", outcome.table, names)
+        for name, table in outcome.controls.items():
+            results.save_predictions(workdir / "predictions" / f"{part}_{name}.csv", table, names)
+    return summarise(experiment.config, experiment.data, [outcome], workdir, part=part, is_main=runtime.is_main)
+
+
+def load_outcome(experiment: Experiment, workdir: Path, part: str = "test") -> Outcome:
+    """The outcome of a finished run, from its files."""
+    table, _ = results.load_predictions(workdir / "predictions" / f"{part}.csv")
+    controls = {
+        name: results.load_predictions(workdir / "predictions" / f"{part}_{name}.csv")[0]
+        for name in control_models.names(experiment)
+    }
+    written = results.read(results_path(workdir, part))
+    split = {**experiment.split.as_json(), "seed": experiment.seed}
+    return Outcome(split, table, controls, written["seconds"])
+
+
+def evaluate_checkpoint(
+    config: Any, data: Data, workdir: Path, *, fold: int, seed: int, seconds: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """Evaluates a checkpoint of a run: ``config.eval.checkpoint`` on ``config.eval.split``.
+
+    Raises:
+      BadDataError: There is no such checkpoint.
+    """
+    experiment = make_experiment(config, data, fold=fold, seed=seed)
+    runtime = Runtime.create(config.parallelism)
+    stage = experiment.stages[-1]
+    folder = workdir / "checkpoints" / stage
+    if not folder.is_dir():
+        raise BadDataError(f"there is no checkpoint of stage {stage} in {workdir}; train first, with that --workdir")
+    checkpoints = Checkpoints(folder, read_only=True)
+    step = _find_step(checkpoints, str(config.eval.checkpoint), folder)
+    model = experiment.model("evaluation", None)
+    example = experiment.loader.example_batch(1)
+    like = jax.eval_shape(
+        lambda batch: model.init(jax.random.key(0), batch["inputs"], batch["masks"], train=False), example
+    )
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=runtime.replicated), {"batch_stats": {}, **like}
+    )
+    variables = checkpoints.restore_variables(step, like)
+    logging.info(f"evaluating checkpoint {step} of stage {stage} on the {config.eval.split} part")
+    return evaluate_run(
+        experiment, runtime, variables, workdir, part=config.eval.split, seconds=seconds or {}
+    )
+
+
+def summarise(
+    config: Any, data: Data, outcomes: Sequence[Outcome], workdir: Path, *, part: str, is_main: bool = True
+) -> dict[str, Any]:
+    """Metrics with intervals of one or more runs, ``results.json`` and the pictures.
+
+    Args:
+      config: The configuration.
+      data: The data set.
+      outcomes: One a fold and seed; the folds of a seed are joined, the seeds averaged.
+      workdir: Where the files go.
+      part: Which part the outcomes are of.
+      is_main: Whether this process writes.
+    """
+    metric = (
+        statistics.classification_metric
+        if data.task.is_classification
+        else statistics.regression_metric(data.task.outputs)
+    )
+    draws = {"num_resamples": config.eval.num_resamples, "seed": 0}
+    by_seed: dict[int, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_seed.setdefault(outcome.split["seed"], []).append(outcome)
+    runs = [statistics.join([outcome.table for outcome in group]) for group in by_seed.values()]
+    found = statistics.subject_bootstrap(metric, runs, **draws)
+    controls, differences = {}, {}
+    for name in outcomes[0].controls:
+        control_runs = [statistics.join([o.controls[name] for o in group]) for group in by_seed.values()]
+        controls[name] = (
+            control_models.DESCRIPTIONS[name],
+            statistics.subject_bootstrap(metric, control_runs, **draws),
+        )
+        for unit in ("pooled", "subject"):
+            differences[f"model - {name} ({unit})"] = statistics.paired_difference(
+                metric, runs, control_runs, unit=unit, **draws
+            )
+    confusion = None
+    if data.task.is_classification:
+        joined = statistics.join(runs)
+        counts = metrics.classification(joined.labels, joined.outputs, joined.mask)["confusion_matrix"]
+        confusion = {"classes": list(data.task.outputs), "counts": counts}
+    written = results.build(
+        data=_facts(data, config),
+        splits=[outcome.split for outcome in outcomes],
+        sample=data.is_sample,
+        warning=data.warning or None,
+        metrics=found,
+        per_subject=statistics.per_subject(metric, runs),
+        seconds=_sum_seconds([outcome.seconds for outcome in outcomes]),
+        config=config.to_dict(),
+        confusion_matrix=confusion,
+        controls=controls,
+        paired_differences=differences,
+    )
+    if is_main:
+        results.write(results_path(workdir, part), written)
+        _draw(workdir, written, part)
+        _log_results(written, part, workdir)
+    return written
+
+
+def results_path(workdir: Path, part: str) -> Path:
+    """``results.json`` for the test part, else ``results_<part>.json``."""
+    return workdir / ("results.json" if part == "test" else f"results_{part}.json")
+
+
+def _metrics(data: Data, table: Predictions) -> dict[str, Any]:
+    if data.task.is_classification:
+        found = metrics.classification(table.labels, table.outputs, table.mask)
+        return {name: found[name] for name in metrics.CLASSIFICATION_NAMES}
+    return metrics.regression(table.labels, table.outputs, table.mask, data.task.outputs)
+
+
+def _find_step(checkpoints: Checkpoints, wanted: str, folder: Path) -> int:
+    steps = checkpoints.steps()
+    if not steps:
+        raise BadDataError(f"there is no finished checkpoint in {folder}; train first, with that --workdir")
+    if wanted in ("best", "last"):
+        return checkpoints.best_step() if wanted == "best" else steps[-1]
+    if not wanted.isdigit() or int(wanted) not in steps:
+        raise UsageError(f"eval.checkpoint={wanted!r} is not there; it is best, last or one of {steps}")
+    return int(wanted)
+
+
+def _facts(data: Data, config: Any) -> dict[str, Any]:
+    card = data.prepared.card
+    return {
+        "name": data.name,
+        "task": data.task.name,
+        "streams": list(data.streams),
+        "recordings": len(data.prepared.recordings),
+        "items": len(data.items),
+        "fingerprints": card.get("fingerprints", {}),
+        "normalisation": {
+            stream: {
+                "mode": config.data.streams[stream].get("normalise", "none"),
+                "looked_ahead": config.data.streams[stream].get("normalise", "none") == "subject",
+            }
+            for stream in data.streams
+            if data.prepared.streams[stream].kind == "samples"
+        },
+        "labels_shuffled": config.data.shuffle_labels or "no",
+    }
+
+
+def _sum_seconds(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: round(sum(part.get(name, 0.0) for part in parts), 2) for name in names}
+
+
+def _draw(workdir: Path, written: Mapping[str, Any], part: str) -> None:
+    suffix = "" if part == "test" else f"_{part}"
+    if written["confusion_matrix"]:
+        report.confusion_matrix(workdir / f"confusion_matrix{suffix}.png", written)
+
+
+def _log_results(written: Mapping[str, Any], part: str, workdir: Path) -> None:
+    if written["warning"]:
+        logging.warning(written["warning"])
+    lines = [f"results on the {part} part ({written['protocol']}):"]
+    tables = {"": written["metrics"]}
+    tables.update({f"control {name}: ": control["metrics"] for name, control in written["controls"].items()})
+    tables.update({f"{name}: ": found for name, found in written["paired_differences"].items()})
+    for prefix, found in tables.items():
+        for name, interval in found.items():
+            if interval["value"] is None:
+                continue
+            low_high = "[{:.3f}, {:.3f}]".format(*interval["ci95"]) if interval["ci95"] else "no interval"
+            lines.append(f"  {prefix}{name} {interval['value']:.3f} {low_high} ({interval['subjects']} subjects)")
+    lines.append(f"written to {results_path(workdir, part)}")
+    logging.info("\n".join(lines))

@@ -1,0 +1,164 @@
+"""The command line: ``python -m jmt_jax.main --config=configs/biovid.py``."""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import importlib.util
+import re
+import sys
+import time
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from data_pipelines.errors import BadDataError, UsageError
+
+_USAGE = """Trains and evaluates joint multimodal transformers.
+
+  python -m jmt_jax.main --config=configs/biovid.py
+      From nothing to results on the built-in sample.
+  python -m jmt_jax.main --config=configs/biovid.py:paper --config.data.dir=DIR
+      The paper's networks and stages on a prepared (or raw) BioVid.
+  python -m jmt_jax.main --config=configs/biovid.py --config.model.streams=physio
+      Any value of the configuration can be set so.
+  python -m jmt_jax.main --config=configs/biovid.py --workdir=RUN
+      Again with the same folder: goes on where the run was.
+  python -m jmt_jax.main --mode=eval --workdir=RUN [--config.eval.split=validation]
+      Evaluates a run's checkpoint again.
+
+Exit codes: 0 done, 2 usage, 3 bad data."""
+
+FLAGS = flags.FLAGS
+
+
+def define_flags(argv: list[str]) -> None:
+    """Defines the flags; ``--mode=eval`` without a config takes that of the run in ``--workdir``."""
+    flags.DEFINE_enum("mode", "train", ["train", "eval"], "train: train all stages and test; eval: test a checkpoint")
+    flags.DEFINE_string("workdir", "", "the run's folder; a dated one below runs/ if not given")
+    default = None
+    workdir = _given(argv, "workdir")
+    if _given(argv, "mode") == "eval" and _given(argv, "config") is None and workdir:
+        if not (Path(workdir) / "config.json").is_file():
+            raise UsageError(f"there is no run in {workdir}: it has no config.json; give the --workdir of a run")
+        default = f"{Path(__file__).with_name('run_config.py')}:{Path(workdir) / 'config.json'}"
+    config_flags.DEFINE_config_file("config", default, "the configuration, such as configs/biovid.py", lock_config=True)
+
+
+def parse(argv: list[str]) -> None:
+    """Parses the command line.
+
+    Raises:
+      UsageError: A flag, a configuration key or a value is wrong; the message names the nearest known one.
+    """
+    if config_flag := _given(argv, "config") or FLAGS["config"].default:
+        _check_keys(argv, config_flag)
+    try:
+        rest = FLAGS(argv)
+    except (flags.Error, TypeError, ValueError) as error:
+        raise UsageError(" ".join(str(error).split())) from error
+    if len(rest) > 1:
+        raise UsageError(f"{rest[1]!r} is no option; options begin with --, see --help")
+    if FLAGS.config is None:
+        raise UsageError("no --config given; try --config=configs/biovid.py, or --mode=eval with a run's --workdir")
+
+
+def run() -> None:
+    """Does what the parsed flags say."""
+    workdir = Path(FLAGS.workdir) if FLAGS.workdir else _dated_workdir()
+    started = time.monotonic()
+    # JAX and the data libraries are imported here, so that --help and a mistyped flag answer at once.
+    from jmt_jax import experiment, logging, runtime, study
+
+    logging.set_up(workdir)
+    logging.info(f"run folder: {workdir}")
+    runtime.enable_compilation_cache(experiment.cache_dir(FLAGS.config))
+    logging.info(runtime.description())
+    if FLAGS.mode == "eval":
+        study.run_evaluation(FLAGS.config, workdir)
+    else:
+        study.run(FLAGS.config, workdir)
+    logging.info(f"done in {time.monotonic() - started:.0f} s; run folder: {workdir}")
+
+
+def main() -> int:
+    """Entry point; returns the exit code."""
+    argv = sys.argv
+    try:
+        define_flags(argv)
+        if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
+            print(_help())
+            return 0
+        parse(argv)
+        run()
+    except (UsageError, BadDataError) as error:
+        print(f"{'usage' if error.exit_code == 2 else 'data'} error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command with the same --workdir goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _given(argv: list[str], name: str) -> str | None:
+    """Value of a flag as written on the command line, before flags are parsed."""
+    for number, argument in enumerate(argv):
+        match = re.fullmatch(rf"--?{name}(?:=(.*))?", argument)
+        if match:
+            return match[1] if match[1] is not None else (argv[number + 1] if number + 1 < len(argv) else None)
+    return None
+
+
+def _dated_workdir() -> Path:
+    """``runs/<date>_<time>``, with a number behind it where that is taken."""
+    name = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder = Path("runs") / name
+    number = 1
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{name}_{number}"
+    return folder
+
+
+def _help() -> str:
+    defined = ["mode", "workdir", "config"]
+    lines = [f"  --{name}: {FLAGS[name].help}" for name in defined]
+    return f"{_USAGE}\n\nOptions:\n" + "\n".join(lines)
+
+
+def _check_keys(argv: list[str], config_flag: str) -> None:
+    """Every ``--config.<key>`` must be a key of the configuration file; the nearest one is named.
+
+    Raises:
+      UsageError: One is not, or the file cannot be loaded.
+    """
+    path, _, argument = config_flag.partition(":")
+    if not Path(path).is_file():
+        raise UsageError(f"there is no configuration {path}; the shipped ones are in configs/, e.g. configs/biovid.py")
+    spec = importlib.util.spec_from_file_location("jmt_config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    try:
+        config = module.get_config(argument) if argument else module.get_config()
+    except ValueError as error:
+        raise UsageError(f"{config_flag}: {error}") from error
+    known = _keys(config.to_dict())
+    for text in argv[1:]:
+        match = re.match(r"--?config\.([^=]+)", text)
+        if match and match[1] not in known:
+            near = difflib.get_close_matches(match[1], known, n=1, cutoff=0.0)[0]
+            raise UsageError(f"the configuration has no key {match[1]!r}; the nearest that it has is {near!r}")
+
+
+def _keys(tree: dict, prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in tree.items():
+        keys.append(prefix + name)
+        if isinstance(value, dict):
+            keys += _keys(value, f"{prefix}{name}.")
+    return keys
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""Folds times seeds: each a run of its own, then one result over all of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from data_pipelines.errors import UsageError
+from jmt_jax import evaluate, logging, report
+from jmt_jax.experiment import Config, Data, make_experiment, num_folds, open_data
+from jmt_jax.train import train_and_evaluate
+
+
+class _Run(NamedTuple):
+    fold: int
+    seed: int
+    folder: Path
+
+
+def run(config: Config, workdir: Path) -> dict[str, Any]:
+    """Trains and evaluates every fold of ``protocol.folds`` (all if empty) with every seed of ``seeds``.
+
+    One run alone lives in ``workdir`` itself; several live in ``fold_<f>_seed_<s>`` below it, and
+    ``workdir/results.json`` is over all of them. A run that is finished is not repeated.
+
+    Returns:
+      What ``workdir/results.json`` holds.
+    """
+    data = open_data(config)
+    _write_config(config, workdir)
+    runs = _runs(config, data, workdir)
+    outcomes, written = [], {}
+    for number, one in enumerate(runs, start=1):
+        experiment = make_experiment(config, data, fold=one.fold, seed=one.seed)
+        if evaluate.results_path(one.folder, "test").exists():
+            logging.info(f"fold {one.fold + 1}, seed {one.seed} is finished: {one.folder}")
+            written = evaluate.results.read(evaluate.results_path(one.folder, "test"))
+        else:
+            if len(runs) > 1:
+                logging.info(f"run {number} of {len(runs)}: fold {one.fold + 1}, seed {one.seed}")
+            written = train_and_evaluate(config, one.folder, data=data, fold=one.fold, seed=one.seed).results
+            if jax.process_index() == 0:
+                rows = logging.MetricsFile(one.folder, is_main=False).rows()
+                report.learning_curves(one.folder / "learning_curves.png", rows, data.warning)
+        outcomes.append(evaluate.load_outcome(experiment, one.folder))
+    if len(runs) > 1:
+        written = evaluate.summarise(
+            config, data, outcomes, workdir, part="test", is_main=jax.process_index() == 0
+        )
+    return written
+
+
+def run_evaluation(config: Config, workdir: Path) -> dict[str, Any]:
+    """Evaluates checkpoints of the runs in ``workdir`` on the part ``eval.split`` again."""
+    started = time.monotonic()
+    data = open_data(config)
+    runs = _runs(config, data, workdir)
+    part, outcomes, written = config.eval.split, [], {}
+    for one in runs:
+        seconds = {"evaluation": time.monotonic() - started}
+        written = evaluate.evaluate_checkpoint(
+            config, data, one.folder, fold=one.fold, seed=one.seed, seconds=seconds
+        )
+        experiment = make_experiment(config, data, fold=one.fold, seed=one.seed)
+        outcomes.append(evaluate.load_outcome(experiment, one.folder, part))
+    if len(runs) > 1:
+        written = evaluate.summarise(config, data, outcomes, workdir, part=part, is_main=jax.process_index() == 0)
+    return written
+
+
+def _runs(config: Config, data: Data, workdir: Path) -> list[_Run]:
+    total = num_folds(config, data)
+    folds = tuple(config.protocol.folds) or tuple(range(total))
+    for fold in folds:
+        if not 0 <= fold < total:
+            raise UsageError(f"protocol.folds names fold {fold}; protocol {config.protocol.name} has 0 to {total - 1}")
+    seeds = tuple(config.seeds)
+    if not seeds or len(set(seeds)) < len(seeds) or len(set(folds)) < len(folds):
+        raise UsageError(f"seeds are {seeds}, folds are {folds}; name at least one, each once")
+    if len(folds) * len(seeds) == 1:
+        return [_Run(folds[0], seeds[0], workdir)]
+    return [
+        _Run(fold, seed, workdir / f"fold_{fold}_seed_{seed}") for seed in seeds for fold in folds
+    ]
+
+
+def _write_config(config: Config, workdir: Path) -> None:
+    """Writes ``config.json``; refuses to go on with a run that has another configuration."""
+    path = workdir / "config.json"
+    text = json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+    if path.exists() and path.read_text() != text:
+        old, new = _flat(json.loads(path.read_text())), _flat(json.loads(text))
+        changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+        raise UsageError(
+            f"{workdir} holds a run with another configuration (different: {', '.join(changed[:5])}); give the same "
+            "options to go on with it, or another --workdir"
+        )
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        name: value
+        for key, branch in tree.items()
+        for name, value in _flat(branch, f"{prefix}.{key}" if prefix else key).items()
+    }
