@@ -150,20 +150,16 @@ def make_split(
     """
     total = num_folds(items, protocol, folds, exclude)
     if not 0 <= fold < total:
-        raise UsageError(
-            f"fold {fold} asked for; {protocol} has folds 0 to {total - 1} here. Choose one of them."
-        )
+        raise UsageError(f"fold {fold} asked for; {protocol} has 0 to {total - 1} here. Choose one of them.")
     if not 0 < validation_share < 1:
         raise UsageError(f"validation_share is {validation_share}; expected more than 0 and less than 1.")
     kept, notes = _leave_out(items, exclude)
     subject_of = {item.id: item.subject for item in kept}
     if len(subject_of) < len(kept):
-        twice = next(item.id for item in kept if sum(other.id == item.id for other in kept) > 1)
+        twice = next(one.id for one, other in itertools.pairwise(kept) if one.id == other.id)
         raise BadDataError(f"two recordings have the id {twice!r}; expected each id once. Mend the reader.")
-    request = _Request(
-        kept, fold, total, seed, validation_share, frozenset(exclude), frozenset(test_subjects)
-    )
-    parts = PROTOCOLS[protocol](request)
+    lists = frozenset(exclude), frozenset(test_subjects)
+    parts = PROTOCOLS[protocol](_Request(kept, fold, total, seed, validation_share, *lists))
     split = Split(
         protocol,
         *(tuple(sorted(ids)) for ids in parts[:3]),
@@ -192,10 +188,8 @@ def check(split: Split) -> None:
             found = f"the {part} part of split {split.name!r} (fold {split.fold}) is empty"
             raise BadDataError(f"{found}; expected recordings. Choose another protocol or add subjects.")
     if split.selection != "validation" and not paper:
-        raise BadDataError(
-            f"split {split.name!r} chooses its checkpoint on {split.selection!r}; expected 'validation'. "
-            f"Only {PAPER_PROTOCOL!r} looks at its test part."
-        )
+        found = f"split {split.name!r} chooses its checkpoint on {split.selection!r}"
+        raise BadDataError(f"{found}; expected 'validation'. Only {PAPER_PROTOCOL!r} looks at its test part.")
     for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
         recordings = set(getattr(split, one)) & set(getattr(split, other))
         subjects = set(split.subjects(one)) & set(split.subjects(other))
@@ -206,21 +200,26 @@ def check(split: Split) -> None:
             raise BadDataError(f"{found} (first: {shared[0]}); expected none. Divide by subject.")
 
 
-def shuffle_labels_within_subject(labels: np.ndarray, subjects: Sequence[str], seed: int) -> np.ndarray:
+def shuffle_labels_within_subject(
+    labels: np.ndarray, subjects: Sequence[str], seed: int, mask: np.ndarray | None = None
+) -> np.ndarray:
     """A control: each subject keeps its labels, but on other rows.
 
     Args:
-      labels: [N, ...], any dtype.
+      labels: [N, ...], any dtype. (Row numbers give a permutation, to move labels and their masks alike.)
       subjects: N names.
       seed: Draws the order.
+      mask: bool [N]; rows that are False (unlabelled) keep what they hold. None: all rows take part.
 
     Returns:
       An array like ``labels``, permuted along the first axis within each subject.
     """
     labels = np.asarray(labels)
-    if len(labels) != len(subjects):
-        raise ValueError(f"{len(labels)} labels for {len(subjects)} subjects; expected one subject a row")
-    rows = range(len(labels))
+    mask = np.ones(len(labels), bool) if mask is None else np.asarray(mask, bool)
+    if mask.shape != (len(labels),) or len(labels) != len(subjects):
+        found = f"{len(labels)} labels, {len(subjects)} subjects, mask {mask.shape}"
+        raise ValueError(f"{found}; expected one of each a row")
+    rows = np.flatnonzero(mask).tolist()
     shuffled = labels.copy()
     drawn = sorted(rows, key=lambda row: (subjects[row], _rank("shuffle", seed, str(row))))
     shuffled[sorted(rows, key=lambda row: subjects[row])] = labels[drawn]
@@ -369,7 +368,7 @@ def _official(request: _Request) -> _Parts:
 def _clip_kfold_test_selected(request: _Request) -> _Parts:
     """Folds over shuffled clips (reference facts, 0.2 and C3).
 
-    Deviation: the clips are sorted by id before the shuffle; the order in the authors' list is not published.
+    Deviation: clips are sorted by id before the shuffle; the order of the authors' list is not published.
     """
     order = np.arange(len(request.items))
     np.random.RandomState(PAPER_SEED).shuffle(order)

@@ -180,3 +180,31 @@ def test_wrong_shapes_are_named():
         losses.cross_entropy(3).moments(jnp.zeros((4, 2)), jnp.zeros(4, int), jnp.ones(4, bool))
     with pytest.raises(ValueError, match="label_smoothing"):
         losses.cross_entropy(3, 1.0)
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("name", ["cross_entropy", "ccc"])
+def test_devices_that_sum_their_moments_agree_with_one(name, devices):
+    if jax.device_count() < devices:
+        pytest.skip(f"needs {devices} devices")
+    loss, logits, labels, mask = make_case(name, 2, rows=12)
+    mesh = jax.make_mesh((devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    by_row = jax.sharding.PartitionSpec("data")
+
+    def local(logits, labels, mask):
+        sums, pull_back = jax.vjp(lambda x: loss.moments(x, labels, mask), logits)
+        total = jax.tree.map(lambda x: jax.lax.psum(x, "data"), sums)
+        value, cotangent = jax.value_and_grad(loss.value)(total)
+        return value, pull_back(cotangent)[0]
+
+    run = jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(by_row,) * 3,
+        out_specs=(jax.sharding.PartitionSpec(), by_row),
+        check_vma=False,
+    )
+    value, gradient = jax.jit(run)(logits, labels, mask)
+    expected_value, expected_gradient = whole(loss, logits, labels, mask)
+    np.testing.assert_allclose(value, expected_value, rtol=1e-5)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-4, atol=1e-6)

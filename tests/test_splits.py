@@ -159,7 +159,7 @@ def test_a_missing_class_is_said():
     [
         ({"folds": 7}, "6 subjects found; expected at least 7 for 7 folds"),
         ({"folds": 1}, "1 folds asked for; expected at least 2"),
-        ({"fold": 5}, "fold 5 asked for; subject_kfold has folds 0 to 4"),
+        ({"fold": 5}, "fold 5 asked for; subject_kfold has 0 to 4"),
         ({"validation_share": 1.0}, "validation_share is 1.0"),
         ({"exclude": [f"s0{i}" for i in range(6)]}, "0 of 24 recordings are left"),
         ({"protocol": "subject_fold"}, "Did you mean 'subject_kfold'"),
@@ -201,8 +201,18 @@ def test_shuffled_labels_stay_with_their_subject(seed, rows):
         assert (shuffled != labels).any()
 
 
+def test_unlabelled_rows_keep_what_they_hold():
+    subjects = np.array(["a", "b"] * 20)
+    mask = np.arange(40) % 5 > 0
+    labels = np.where(mask, np.arange(40), -1)
+    shuffled = shuffle_labels_within_subject(labels, subjects, 0, mask)
+    np.testing.assert_array_equal(shuffled == -1, ~mask)
+    assert sorted(shuffled[subjects == "a"]) == sorted(labels[subjects == "a"])
+    assert (shuffled != labels).any()
+
+
 def test_shuffling_wants_a_subject_a_row():
-    with pytest.raises(ValueError, match="3 labels for 2 subjects"):
+    with pytest.raises(ValueError, match="3 labels, 2 subjects"):
         shuffle_labels_within_subject(np.zeros(3), ["a", "b"], 0)
 
 
