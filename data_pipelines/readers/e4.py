@@ -252,7 +252,8 @@ class E4:
         return read_labels(found[0], columns)
 
     def _electrode_off_note(self) -> str:
-        missing = total = persons = 0
+        counts: dict[str, int] = {}
+        total = 0
         for source in self.scan()[1]:
             if source.stream != "skin_conductance":
                 continue
@@ -260,11 +261,13 @@ class E4:
                 values = np.concatenate([chunk.values for chunk in self.decode(source)])
             except BadDataError:
                 continue  # The preparation lists it as damaged.
-            persons += bool(np.isnan(values).any())
-            missing, total = missing + int(np.isnan(values).sum()), total + len(values)
+            counts[source.id] = int(np.isnan(values).sum())
+            total += len(values)
+        most = sorted(counts, key=lambda person: -counts[person])[:3]
         return (
             f"skin conductance of at most {self.electrode_off_microsiemens:g} microsiemens is an open "
-            f"circuit and stored as missing: {missing} of {total} samples, in {persons} recordings "
+            f"circuit and stored as missing: {sum(counts.values())} of {total} samples, most of them in "
+            f"{', '.join(f'{person} ({counts[person]})' for person in most) or 'none'} "
             "(the first sample of a session is always 0)"
         )
 
