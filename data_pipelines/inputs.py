@@ -1,0 +1,93 @@
+"""Which raw files a prepared data set was made from, and whether they are still the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from data_pipelines.errors import UsageError
+from data_pipelines.recording import Source
+from data_pipelines.storage import InputFile, StoredSource, digest, hash_file, measure_file, write_atomically
+
+INPUTS_FILE = "inputs.jsonl"
+# Apart, so that everything else is the same where the raw files are copies of another date.
+MODIFIED_FILE = "inputs_modified_ns.npy"
+_NAMED_FILES = 3
+
+
+def write(out: Path, stored: Iterable[StoredSource]) -> dict[str, Any]:
+    """Writes the list of raw files.
+
+    Returns:
+      ``inputs``, one SHA-256 over the names and hashes of all files, and ``input_files``, their number.
+    """
+    files = sorted({file.path: file for source in stored for file in source.files}.items())
+    lines = [{"path": path, "size": file.size, "sha256": file.sha256} for path, file in files]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    write_atomically(out / INPUTS_FILE, lambda file: file.write(text.encode()))
+    _write_modified(out, [file.modified_ns for _, file in files])
+    return {"inputs": digest([[path, file.sha256] for path, file in files]), "input_files": len(files)}
+
+
+def _write_modified(out: Path, modified_ns: Sequence[int]) -> None:
+    array = np.array(modified_ns, np.int64)
+    write_atomically(out / MODIFIED_FILE, lambda file: np.lib.format.write_array(file, array))
+
+
+def _read(out: Path) -> list[InputFile]:
+    lines = [json.loads(line) for line in (out / INPUTS_FILE).read_text(encoding="utf-8").splitlines()]
+    modified = np.load(out / MODIFIED_FILE).tolist()
+    return [
+        InputFile(line["path"], line["size"], modified_ns, line["sha256"])
+        for line, modified_ns in zip(lines, modified, strict=True)
+    ]
+
+
+def check_unchanged(
+    out: Path,
+    card: Mapping[str, Any],
+    fingerprints: Mapping[str, Any],
+    root: Path,
+    sources: Sequence[Source],
+) -> None:
+    """Checks that a finished folder was made from these files with these settings.
+
+    A file of the same size and time of change is taken to be the same; one of another time is read.
+
+    Raises:
+      UsageError: It was not; says what differs.
+    """
+    there = card["fingerprints"]
+    if there["reader"] != fingerprints["reader"]:
+        _refuse(out, f"by the reader {there['reader']}, this is {fingerprints['reader']}")
+    old, new = there["settings"], fingerprints["settings"]
+    different = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    if different:
+        told = "; ".join(f"{name} was {old.get(name)!r}, now {new.get(name)!r}" for name in different)
+        _refuse(out, f"with other settings: {told}")
+    files = _read(out)
+    changed = sorted({path for source in sources for path in source.files} ^ {file.path for file in files})
+    changed = changed or [file.path for file in files if not _is_same(file, root)]
+    if changed:
+        more = f" and {len(changed) - _NAMED_FILES} more" if len(changed) > _NAMED_FILES else ""
+        _refuse(out, f"from other files: {', '.join(changed[:_NAMED_FILES])}{more} changed since")
+    if there["recordings"] != fingerprints["recordings"]:
+        _refuse(out, "from other recordings or labels; the raw folder's tables changed since")
+    modified = [measure_file(root / file.path)[1] for file in files]
+    if modified != [file.modified_ns for file in files]:
+        _write_modified(out, modified)
+
+
+def _is_same(file: InputFile, root: Path) -> bool:
+    if file.is_unchanged(root):
+        return True
+    size, _ = measure_file(root / file.path)
+    return size == file.size >= 0 and hash_file(root / file.path) == file.sha256
+
+
+def _refuse(out: Path, what: str) -> NoReturn:
+    raise UsageError(f"{out} was prepared {what}; choose another --out, or delete the folder")

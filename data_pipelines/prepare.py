@@ -1,0 +1,391 @@
+"""Turns a raw folder into a prepared data set: decoded once, checked, and laid out for random reading.
+
+    python -m data_pipelines.prepare --dataset=biovid --raw=PartA --out=DIR
+
+First every source is decoded into a file of its own (`workers`), then one TFDS builder assembles them
+(`builder`), and last of all the data card is written: a folder with a card is finished. Killed at any moment
+and started again, it goes on where it was, and the bytes are those of an uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import fcntl
+import json
+import math
+import os
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipelines import inputs, reader_options, storage, workers
+from data_pipelines.assemble import CARD_TEXT_FILE, assemble
+from data_pipelines.errors import BadDataError, UsageError
+from data_pipelines.progress import Progress
+from data_pipelines.reader_options import make_reader
+from data_pipelines.recording import LeftOut, Reader, Recording, Source
+from data_pipelines.source import (
+    SOURCES_FOLDER,
+    UNFINISHED_FILE,
+    annotation_arrays,
+    is_prepared,
+    read_card,
+)
+from data_pipelines.storage import Stopped, StoredSource
+
+__all__ = ["Interrupted", "main", "make_reader", "prepare"]
+
+_NAMED_ENTRIES = 5
+_UNFINISHED_TEXT = (
+    "This folder is being prepared, or its preparation was interrupted: run the same command again.\n"
+)
+
+Key = tuple[str, str]
+OnDone = Callable[[StoredSource], None]
+ShouldStop = Callable[[], bool]
+Decode = Callable[[list[Source], Path, ShouldStop, OnDone], None]
+
+
+class Interrupted(Exception):
+    """The preparation was asked to stop (SIGTERM or SIGINT) and can go on later; exit code 75."""
+
+    exit_code = 75
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scan:
+    """What the reader found, before anything is decoded."""
+
+    recordings: list[Recording]
+    sources: list[Source]
+    left_out: list[LeftOut]
+
+
+def _log_to_stderr(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def prepare(
+    reader: Reader,
+    out: Path,
+    *,
+    workers: int,
+    max_damaged_share: float = 0.05,
+    beam_runner: str | None = None,
+    beam_args: Sequence[str] = (),
+    log: Callable[[str], None] = _log_to_stderr,
+) -> dict[str, Any]:
+    """Prepares a data set, or goes on preparing it, or says that it is prepared.
+
+    Args:
+      reader: Knows the raw folder.
+      out: Folder of the result: new, empty, or one that an earlier run began.
+      workers: Processes that decode.
+      max_damaged_share: How much of the recordings may be damaged, in [0, 1]; they are left out and listed.
+      beam_runner: Name of an Apache Beam runner that decodes instead of processes of this machine.
+      beam_args: Further options for it.
+      log: Called with sentences about what happens.
+
+    Returns:
+      The data card.
+
+    Raises:
+      UsageError: `out` holds something else, or an argument is out of range.
+      BadDataError: The raw folder is not what the reader knows, or too much of it is damaged.
+      Interrupted: A signal said so.
+    """
+    if workers < 1:
+        raise UsageError(f"--workers={workers}: at least 1 process is needed")
+    if not 0 <= max_damaged_share <= 1:
+        raise UsageError(f"--max_damaged={max_damaged_share}: a share from 0 to 1 was expected, e.g. 0.05")
+    out = Path(out)
+    _check_folder(out, Path(reader.root))
+    scan = _scan(reader)
+    out.mkdir(parents=True, exist_ok=True)
+    with _only_one(out, log):
+        fingerprints = _fingerprints(reader, scan)
+        if is_prepared(out):
+            card = read_card(out)
+            inputs.check_unchanged(out, card, fingerprints, Path(reader.root), scan.sources)
+            log(f"{out} is prepared already, from the same files with the same settings: nothing to do")
+        else:
+            (out / UNFINISHED_FILE).write_text(_UNFINISHED_TEXT)
+            if beam_runner is None:
+                decode = _with_processes(reader, workers)
+            else:
+                decode = _with_beam(reader, beam_runner, beam_args, log)
+            card = _run(reader, scan, out, decode, max_damaged_share, fingerprints, log)
+        _remove_scaffolding(out)
+    return card
+
+
+def _run(
+    reader: Reader,
+    scan: _Scan,
+    out: Path,
+    decode: Decode,
+    max_damaged_share: float,
+    fingerprints: Mapping[str, Any],
+    log: Callable[[str], None],
+) -> dict[str, Any]:
+    """Both phases; stopped by a signal in between, it says how to go on."""
+    try:
+        with workers.stop_by_signal() as should_stop:
+            stored = _decode_all(reader, scan, out / SOURCES_FOLDER, decode, should_stop, log)
+            kept, left_out = _leave_out_damaged(scan, stored, max_damaged_share)
+            card = assemble(
+                reader,
+                out,
+                recordings=kept,
+                sources=scan.sources,
+                left_out=left_out,
+                stored=stored,
+                fingerprints=fingerprints,
+                should_stop=should_stop,
+            )
+    except Stopped as stopped:
+        raise Interrupted(
+            f"stopped; what is decoded is kept in {out}: run the same command again to go on"
+        ) from stopped
+    except OSError as error:
+        raise UsageError(
+            f"the file system says: {error}. Mend it and run the same command again: what is decoded is kept"
+        ) from error
+    counts = card["counts"]
+    log(
+        f"{out}: {counts['recordings']} recordings of {counts['subjects']} subjects; "
+        f"{counts['left_out']} left out, of which {counts['damaged']} damaged (see {CARD_TEXT_FILE})"
+    )
+    return card
+
+
+def _check_folder(out: Path, raw: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out={out} is a file; name a new folder")
+    if raw.exists() and out.resolve().is_relative_to(raw.resolve()):
+        raise UsageError(
+            f"--out={out} lies in the raw folder {raw}, which stays as it is; name another folder"
+        )
+    if out.is_dir() and any(out.iterdir()) and not is_prepared(out) and not (out / UNFINISHED_FILE).is_file():
+        raise UsageError(
+            f"--out={out} holds files that the preparation did not write; name a new or an empty folder"
+        )
+
+
+@contextlib.contextmanager
+def _only_one(out: Path, log: Callable[[str], None]) -> Iterator[None]:
+    """Keeps a second process from preparing the same folder; it waits and then finds it prepared."""
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log(f"another process is preparing {out}; waiting for it")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            log(f"{out} cannot be locked ({error.strerror}); do not prepare it twice at the same time")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _scan(reader: Reader) -> _Scan:
+    recordings, sources, left_out = reader.scan()
+    keys = {(source.stream, source.id) for source in sources}
+    if len(keys) != len(sources) or len({r.id for r in recordings}) != len(recordings):
+        raise ValueError(f"reader {reader.name!r} names two recordings or two sources of a stream alike")
+    lacking = [r.id for r in recordings if not r.sources or not set(r.sources.items()) <= keys]
+    if lacking:
+        raise ValueError(f"reader {reader.name!r} gives no source for a stream of recording {lacking[0]!r}")
+    if not recordings:
+        reasons = "; ".join(f"{entry.id}: {entry.reason}" for entry in left_out[:_NAMED_ENTRIES])
+        raise BadDataError(f"{reader.root} holds no recording that can be used ({reasons or 'it is empty'})")
+    return _Scan(recordings, sources, left_out)
+
+
+def _fingerprints(reader: Reader, scan: _Scan) -> dict[str, Any]:
+    """What the result is a function of, apart from the content of the sources' files."""
+    found = [
+        [[r.id, r.subject, r.group, dict(r.sources), dict(r.attributes)] for r in scan.recordings],
+        [dataclasses.astuple(source) for source in scan.sources],
+        [dataclasses.astuple(entry) for entry in scan.left_out],
+        {name: column.tolist() for name, column in _annotations(scan.recordings).items()},
+    ]
+    return {
+        "reader": f"{reader.name} version {reader.version}",
+        # As they are read back from the card: tuples are lists there.
+        "settings": json.loads(json.dumps(dict(reader.settings()), default=list)),
+        "recordings": storage.digest(found),
+    }
+
+
+def _annotations(recordings: Sequence[Recording]) -> dict[str, np.ndarray]:
+    return {"names": np.array([json.dumps(r.annotation.names) for r in recordings])} | annotation_arrays(
+        recordings
+    )
+
+
+def _with_processes(reader: Reader, count: int) -> Decode:
+    def decode(todo: list[Source], folder: Path, should_stop: ShouldStop, on_done: OnDone) -> None:
+        workers.decode_with_processes(reader, todo, folder, count, should_stop=should_stop, on_done=on_done)
+
+    return decode
+
+
+def _with_beam(reader: Reader, runner: str, arguments: Sequence[str], log: Callable[[str], None]) -> Decode:
+    def decode(todo: list[Source], folder: Path, should_stop: ShouldStop, on_done: OnDone) -> None:
+        log(f"decoding {len(todo)} sources with Apache Beam's {runner}")
+        workers.decode_with_beam(reader, todo, folder, runner, arguments)
+        for stored in storage.find_finished(reader, todo, folder).values():
+            on_done(stored)
+
+    return decode
+
+
+def _decode_all(
+    reader: Reader,
+    scan: _Scan,
+    folder: Path,
+    decode: Decode,
+    should_stop: ShouldStop,
+    log: Callable[[str], None],
+) -> dict[Key, StoredSource]:
+    """Decodes what is not decoded yet."""
+    folder.mkdir(exist_ok=True)
+    workers.remove_partial_files(folder)
+    stored = storage.find_finished(reader, scan.sources, folder)
+    todo = [source for source in scan.sources if (source.stream, source.id) not in stored]
+    if stored:
+        log(f"going on: {len(stored)} of {len(scan.sources)} sources are decoded already")
+    if todo:
+        with Progress(len(scan.sources), "decoding", "sources", done=len(stored)) as progress:
+
+            def on_done(result: StoredSource) -> None:
+                stored[result.stream, result.source] = result
+                progress.advance()
+
+            decode(todo, folder, should_stop, on_done)
+    missing = [source.id for source in todo if (source.stream, source.id) not in stored]
+    if missing:
+        raise BadDataError(
+            f"{len(missing)} sources were not decoded, or their files changed meanwhile ({missing[0]} ...); "
+            "run the same command again"
+        )
+    return stored
+
+
+def _leave_out_damaged(
+    scan: _Scan, stored: Mapping[Key, StoredSource], max_damaged_share: float
+) -> tuple[list[Recording], list[LeftOut]]:
+    """The recordings whose sources are all sound, and everything left out with its reason."""
+    kept, damaged = [], [entry for entry in scan.left_out if entry.damaged]
+    present = len(scan.recordings) + len(damaged)
+    for recording in scan.recordings:
+        problems = [
+            f"{stream}: {stored[stream, source].damaged}"
+            for stream, source in recording.sources.items()
+            if stored[stream, source].damaged
+        ]
+        if problems:
+            damaged.append(LeftOut(recording.id, "; ".join(problems), damaged=True))
+        else:
+            kept.append(recording)
+    share = len(damaged) / present
+    if share > max_damaged_share or not kept:
+        listed = "".join(f"\n  {entry.id}: {entry.reason}" for entry in damaged[:_NAMED_ENTRIES])
+        if len(damaged) > _NAMED_ENTRIES:
+            listed += f"\n  and {len(damaged) - _NAMED_ENTRIES} more"
+        if not kept:
+            raise BadDataError(f"all {present} recordings are damaged; mend some of them:{listed}")
+        raise BadDataError(
+            f"{len(damaged)} of {present} recordings are damaged, more than the {max_damaged_share:.1%} "
+            f"allowed:{listed}\nMend them, or go on without them: "
+            f"--max_damaged={math.ceil(share * 100) / 100:g}. What is decoded is kept"
+        )
+    return kept, [entry for entry in scan.left_out if not entry.damaged] + damaged
+
+
+def _remove_scaffolding(out: Path) -> None:
+    shutil.rmtree(out / SOURCES_FOLDER, ignore_errors=True)
+    (out / UNFINISHED_FILE).unlink(missing_ok=True)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_pipelines.prepare",
+        description="Turns a raw data set into a prepared one that training reads. Interrupted at any "
+        "moment, the same command goes on where it was.",
+        epilog="Exit codes: 0 done, 2 the command asks for something impossible, 3 the raw data are not as "
+        "they should be, 75 interrupted by a signal (run it again).",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--dataset", required=True, choices=sorted(reader_options.READERS), help="layout of the raw folder")
+    add("--raw", required=True, metavar="DIR", help="the raw folder; it is only read")
+    add("--out", required=True, metavar="DIR", help="folder of the result, new or begun by an earlier run")
+    add("--workers", type=int, metavar="N", help="processes that decode (default: one a core)")
+    add(
+        "--max_damaged",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="go on if at most this share of the recordings is damaged; they are left out and listed "
+        "(default: 0.05)",
+    )
+    add(
+        "--beam_runner",
+        metavar="NAME",
+        help="decode with this Apache Beam runner, e.g. DirectRunner; its workers must see both folders "
+        "under the same paths (pip install 'jmt-jax[beam]')",
+    )
+    add(
+        "--beam_args",
+        default="",
+        metavar="ARGS",
+        help='options of the runner, e.g. --beam_args="--direct_num_workers=2"',
+    )
+    reader_options.add_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def _count_cores() -> int:
+    """The cores that this process may use, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    given = _parse(arguments)
+    # Until the work begins and takes signals itself, a signal to end is like the interrupt of the keyboard.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        reader = make_reader(given.dataset, Path(given.raw).absolute(), **reader_options.chosen(given))
+        prepare(
+            reader,
+            Path(given.out),
+            workers=_count_cores() if given.workers is None else given.workers,
+            max_damaged_share=given.max_damaged,
+            beam_runner=given.beam_runner,
+            beam_args=shlex.split(given.beam_args),
+        )
+    except (UsageError, BadDataError, Interrupted) as error:
+        _log_to_stderr(f"prepare: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        _log_to_stderr("prepare: stopped before the work began; run the same command again")
+        return Interrupted.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
