@@ -88,7 +88,7 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config.model.modality_dropout = 0.0
     config.model.visual = {
         "name": "r2plus1d",
-        "stem_widths": (8, 8),
+        "stem_width": 8,
         "widths": (8, 16, 32, 64),
         "blocks": (1, 1, 1, 1),
         "reduction": "avg",
@@ -131,7 +131,7 @@ def _paper(config: config_dict.ConfigDict) -> None:
     config.data.streams.physio.augment = {"gain": 0.0, "noise": 0.0, "shift_seconds": 0.0}
     config.model.visual = {"name": "r3d", "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     config.model.physio = {"name": "conv1d", "features": 512}
-    config.model.jmt = {"dim": 512, "hidden_dim": 512, "num_heads": 1, "num_layers": 1, "output": "sequence"}
+    config.model.jmt = {"dim": 512, "hidden_dim": 512, "num_heads": 1, "num_layers": 1, "output": "sequence", "l2_norm": False}
     config.model.concat = {"dim": 512}
     config.model.head = {"name": "mlp", "hidden": (1024, 512, 256, 64), "dropout": 0.0, "pooling": "last"}
     config.model.unimodal_head = {"name": "mlp", "hidden": (), "dropout": 0.0, "pooling": "mean"}

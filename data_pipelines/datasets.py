@@ -16,13 +16,10 @@ from data_pipelines.loader import StreamWindows
 from data_pipelines.normalise import Normaliser
 from data_pipelines.prepare import make_reader, prepare
 from data_pipelines.recording import Reader
-from data_pipelines.sample.biovid import BioVidSampleSpec
-from data_pipelines.sample.e4 import E4SampleSpec
-from data_pipelines.sample.store import sample_dir
 from data_pipelines.source import PreparedSet, is_prepared
 from data_pipelines.stream_windows import FrameWindows, SignalWindows
 
-SAMPLES: Mapping[str, Callable[..., Any]] = {"biovid": BioVidSampleSpec, "e4": E4SampleSpec}
+DATASETS = ("biovid", "e4")
 
 
 def default_cache_dir() -> Path:
@@ -56,8 +53,8 @@ def open_dataset(
     Raises:
       UsageError, BadDataError: As the reader and the preparation do.
     """
-    if name not in SAMPLES:
-        raise UsageError(f"there is no data set {name!r}; --config.data.name is one of {', '.join(SAMPLES)}")
+    if name not in DATASETS:
+        raise UsageError(f"there is no data set {name!r}; --config.data.name is one of {', '.join(DATASETS)}")
     if directory:
         path = Path(directory)
         if not path.is_dir():
@@ -67,17 +64,32 @@ def open_dataset(
             return PreparedSet.open(path)
         raw = path
     else:
-        try:
-            spec = SAMPLES[name](**sample_options)
-        except TypeError as error:
-            raise UsageError(f"the {name} sample cannot be made so: {error}") from error
         log(f"no --config.data.dir given: using the built-in sample in the layout of {name}")
-        raw = sample_dir(cache_dir / "samples", name, spec)
+        raw = make_sample(name, sample_options, cache_dir)
     reader = make_reader(name, raw, **reader_options)
     out = cache_dir / "prepared" / f"{name}-{_key(reader, raw)}"
     log(f"preparing {raw} in {out}" if not is_prepared(out) else f"prepared data: {out}")
     prepare(reader, out, workers=workers or os.cpu_count() or 1)
     return PreparedSet.open(out)
+
+
+def make_sample(name: str, options: Mapping[str, Any], cache_dir: Path) -> Path:
+    """The raw folder of the built-in sample, made where it is not there yet.
+
+    Raises:
+      UsageError: An option does not exist or is out of range.
+    """
+    # Only a run without data needs the generator of people.
+    from data_pipelines.sample.biovid import BioVidSampleSpec
+    from data_pipelines.sample.e4 import E4SampleSpec
+    from data_pipelines.sample.store import sample_dir
+
+    specs = {"biovid": BioVidSampleSpec, "e4": E4SampleSpec}
+    try:
+        spec = specs[name](**options)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"config.data.sample does not describe a {name} sample: {error}") from error
+    return sample_dir(cache_dir / "samples", name, spec)
 
 
 def make_stream_windows(

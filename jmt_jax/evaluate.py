@@ -41,17 +41,19 @@ class Outcome:
     seconds: Mapping[str, float]
 
 
-def validate(experiment: Experiment, runtime: Runtime, eval_step: Callable, state: Any) -> dict[str, Any]:
+def validate(
+    experiment: Experiment, runtime: Runtime, eval_step: Callable, variables: Params
+) -> dict[str, Any]:
     """Metrics and loss on the part that chooses the checkpoint.
 
     Args:
       experiment: The fold.
       runtime: Devices.
       eval_step: Compiled by the runtime.
-      state: As the train step returns it.
+      variables: Of the state as the train step returns it.
     """
     rows = experiment.rows[experiment.split.selection]
-    logits = predict(experiment, runtime, eval_step, state.variables, rows)
+    logits = predict(experiment, runtime, eval_step, variables, rows)
     labels, mask = experiment.data.items.labels[rows], experiment.data.items.label_mask[rows]
     loss = float(experiment.loss.value(experiment.loss.moments(logits, labels, mask)))
     return {"loss": loss, **_metrics(experiment.data, make_table(experiment.data, rows, logits))}
@@ -290,7 +292,14 @@ def _sum_seconds(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def _draw(workdir: Path, written: Mapping[str, Any], part: str) -> None:
     suffix = "" if part == "test" else f"_{part}"
     if written["confusion_matrix"]:
-        report.confusion_matrix(workdir / f"confusion_matrix{suffix}.png", written)
+        matrix = written["confusion_matrix"]
+        report.confusion_matrix(
+            workdir / f"confusion_matrix{suffix}.png",
+            matrix["counts"],
+            matrix["classes"],
+            title=f"{written['data']['name']}, {part} part, {written['protocol']}",
+            sample=written["sample"],
+        )
 
 
 def _log_results(written: Mapping[str, Any], part: str, workdir: Path) -> None:

@@ -61,7 +61,7 @@ class Data:
     @property
     def name(self) -> str:
         """The data set's name."""
-        return str(self.prepared.card["data"])
+        return str(self.prepared.card["dataset"])
 
     @property
     def warning(self) -> str:
@@ -182,8 +182,8 @@ def open_data(config: Config) -> Data:
     if config.data.shuffle_labels:
         if config.data.shuffle_labels != "within_subject":
             raise UsageError(f"data.shuffle_labels={config.data.shuffle_labels!r}; it is '' or 'within_subject'")
-        labels = splits.shuffle_labels_within_subject(items.labels, items.subjects, seed=config.protocol.seed)
-        items = dataclasses.replace(items, labels=labels)
+        order = splits.shuffle_labels_within_subject(np.arange(len(items)), items.subjects, config.protocol.seed)
+        items = dataclasses.replace(items, labels=items.labels[order], label_mask=items.label_mask[order])
     return Data(prepared, task, grid, items, streams)
 
 

@@ -45,7 +45,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
             written = train_and_evaluate(config, one.folder, data=data, fold=one.fold, seed=one.seed).results
             if jax.process_index() == 0:
                 rows = logging.MetricsFile(one.folder, is_main=False).rows()
-                report.learning_curves(one.folder / "learning_curves.png", rows, data.warning)
+                report.learning_curves(one.folder / "learning_curves.png", rows, sample=data.is_sample)
         outcomes.append(evaluate.load_outcome(experiment, one.folder))
     if len(runs) > 1:
         written = evaluate.summarise(

@@ -1,0 +1,133 @@
+"""Stress from a wristband: pulse and skin conductance of the Stress-Predict data set, 60 s windows.
+
+    python -m jmt_jax.main --config=configs/stress.py --config.data.dir=DIR
+        DIR is the data set as its authors publish it (Iqbal et al. 2022, Sensors 22(21):8135), or any folder
+        of wristband exports with a table of labels. Without it, the built-in sample in the same layout.
+
+Every recording of Stress-Predict has the same order of tasks, so the control ``time`` stands beside every result.
+"""
+
+from ml_collections import config_dict
+
+
+def _stage(**options):
+    """Options of one training stage; every stage has the same keys."""
+    return config_dict.ConfigDict(
+        {
+            "epochs": 10,
+            "global_batch_size": 64,
+            "eval_every_epochs": 1.0,
+            "optimizer": "adamw",
+            "learning_rate": 1e-3,
+            "learning_rate_floor": 0.0,
+            "schedule": "cosine",
+            "warmup_epochs": 1.0,
+            "decay_every_epochs": 40,
+            "decay_factor": 0.1,
+            "momentum": 0.9,
+            "nesterov": False,
+            "weight_decay": 1e-2,
+            "clip_gradient_norm": 1.0,
+            **options,
+        }
+    )
+
+
+def _signal(**options):
+    """Options of one wristband stream."""
+    return {
+        "window_seconds": 0.0,  # 0: the token's own part of the 60 s
+        "normalise": "subject",  # looks ahead; subject_past does not
+        "least_present": 0.5,
+        "presence_channel": False,
+        "augment": {"gain": 0.1, "noise": 0.05, "shift_seconds": 10.0},
+        **options,
+    }
+
+
+def _backbone(**options):
+    return {
+        "name": "conv1d",
+        "channels": (16, 32),
+        "kernel_sizes": (5, 5),
+        "strides": (2, 1),
+        "features": 32,
+        "pooling": "mean",
+        "normalization": "batch",
+        **options,
+    }
+
+
+def get_config() -> config_dict.ConfigDict:
+    """The configuration."""
+    config = config_dict.ConfigDict()
+    config.seeds = (0,)
+    config.parallelism = "jit"  # or pmap
+    config.controls = "logistic_regression,time"
+
+    config.data = config_dict.ConfigDict()
+    config.data.name = "e4"
+    config.data.dir = ""
+    config.data.task = "stress"
+    config.data.shuffle_labels = ""
+    config.data.cache_dir = ""
+    config.data.prepare_workers = 0
+    config.data.loader_threads = 2
+    config.data.loader_workers = 0
+    config.data.reader = {"streams_used": ("pulse", "skin_conductance", "temperature")}
+    config.data.sample = {"subjects": 10, "seconds": 1200, "seed": 0}
+    config.data.grid = {
+        "kind": "sliding",
+        "tokens": 6,
+        "window_seconds": 60.0,
+        "step_seconds": 30.0,
+        "mixed": "drop",
+    }
+    config.data.streams = {"pulse": _signal(), "skin_conductance": _signal(), "temperature": _signal()}
+
+    config.protocol = config_dict.ConfigDict()
+    config.protocol.name = "subject_kfold"
+    config.protocol.num_folds = 5
+    config.protocol.folds = ()  # all
+    config.protocol.seed = 42
+    config.protocol.validation_share = 0.2
+    config.protocol.exclude = ""
+    config.protocol.test_subjects = ""
+
+    config.model = config_dict.ConfigDict()
+    config.model.streams = "pulse,skin_conductance"
+    config.model.dtype = "float32"
+    config.model.modality_dropout = 0.0
+    config.model.pulse = _backbone(kernel_sizes=(9, 9), strides=(4, 2))
+    config.model.skin_conductance = _backbone(strides=(1, 1))
+    config.model.temperature = _backbone(strides=(1, 1))
+    config.model.fusion = "jmt"
+    config.model.jmt = {
+        "dim": 32,
+        "hidden_dim": 32,
+        "num_heads": 1,
+        "num_layers": 1,
+        "output": "self_attention",
+        "l2_norm": False,
+        "dropout": 0.2,
+    }
+    config.model.concat = {"dim": 32}
+    config.model.unimodal = {}
+    config.model.head = {"name": "mlp", "hidden": (32,), "dropout": 0.3, "pooling": "mean", "separate": False}
+    config.model.unimodal_head = dict(config.model.head)
+
+    config.training = config_dict.ConfigDict()
+    config.training.stages = "pulse,skin_conductance,temperature,fusion"
+    config.training.label_smoothing = 0.0
+    config.training.pulse = _stage()
+    config.training.skin_conductance = _stage()
+    config.training.temperature = _stage()
+    config.training.fusion = _stage()
+    config.training.joint = _stage()
+
+    config.eval = config_dict.ConfigDict()
+    config.eval.split = "test"
+    config.eval.checkpoint = "best"
+    config.eval.global_batch_size = 128
+    config.eval.num_resamples = 1000
+    return config

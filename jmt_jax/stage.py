@@ -1,0 +1,179 @@
+"""One stage of training: a stream's backbone alone, the fusion over frozen backbones, or everything."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jmt_jax import evaluate, logging
+from jmt_jax.checkpoint import Checkpoints, to_json
+from jmt_jax.experiment import Experiment
+from jmt_jax.models.parameters import parameter_table
+from jmt_jax.optimizer import make_optimizer, make_schedule
+from jmt_jax.runtime import Runtime
+from jmt_jax.steps import make_eval_step, make_train_step
+from jmt_jax.train_state import Params, TrainState
+
+SELECTED_BY = {"classification": "accuracy", "regression": "ccc_mean"}
+_SHOWN = {"classification": ("loss", "accuracy", "auroc"), "regression": ("loss", "ccc_mean")}
+
+
+class Stage:
+    """A stage that can be begun, gone on with, and asked for its best variables.
+
+    Args:
+      experiment: The fold.
+      name: A stream's name, ``fusion`` (backbones frozen) or ``joint``.
+      runtime: Devices.
+      workdir: The run's folder.
+      metrics_file: Takes the rows.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        name: str,
+        runtime: Runtime,
+        workdir: Path,
+        metrics_file: logging.MetricsFile,
+    ) -> None:
+        options = experiment.config.training[name]
+        arithmetic = runtime.check_batch_size(f"training.{name}.global_batch_size", options.global_batch_size)
+        logging.info(f"stage {name}: {arithmetic}")
+        self._experiment, self._name, self._runtime, self._metrics_file = experiment, name, runtime, metrics_file
+        self._seed = _fold_in(experiment.seed, name)
+        # Part of an epoch is rounded: an epoch is a unit of bookkeeping, the order of batches is endless.
+        steps_per_epoch = max(1, round(len(experiment.rows["train"]) / options.global_batch_size))
+        self._steps_per_epoch, self._total_steps = steps_per_epoch, steps_per_epoch * options.epochs
+        self._eval_every_steps = max(1, round(steps_per_epoch * options.eval_every_epochs))
+        self._model = experiment.model(name, runtime.axis_name)
+        self._optimizer = make_optimizer(options, make_schedule(options, self._total_steps, steps_per_epoch))
+        self._checkpoints = Checkpoints(workdir / "checkpoints" / name)
+        self._batches = experiment.loader.train(
+            experiment.rows["train"],
+            global_batch_size=options.global_batch_size,
+            seed=self._seed,
+            shard=runtime.shard,
+        )
+        self._best: dict[str, Any] = {"best_step": -1, "best_value": None, "best_loss": None}
+
+    def train(self, backbones: Params) -> Params:
+        """Trains from the last checkpoint, or from the start, to the end; returns the best variables.
+
+        Args:
+          backbones: Variables of backbones that earlier stages trained, ``{"params": {"backbone_x": ..}, ..}``.
+        """
+        variables = self._initial_variables(backbones)
+        trainable = self._experiment.trainable(self._name, variables["params"])
+        create = functools.partial(TrainState.create, optimizer=self._optimizer, trainable=trainable)
+        state = jax.jit(create, out_shardings=self._runtime.replicated)(variables)
+        state = self._restore(state)
+        if int(state.step) < self._total_steps:
+            learned = sum(x.size for name in trainable for x in jax.tree.leaves(state.params[name]))
+            logging.info(
+                f"stage {self._name}: {self._total_steps} steps, {self._steps_per_epoch} an epoch\n"
+                f"{parameter_table(state.variables)}\ntrained in this stage: {learned:,} parameters"
+            )
+            state = self._loop(state, trainable)
+        self._checkpoints.wait()
+        best = self._checkpoints.restore_variables(self._checkpoints.best_step(), state.variables)
+        self._checkpoints.close()
+        return best
+
+    def _initial_variables(self, backbones: Params) -> Params:
+        """Fresh variables, made already in place, with the backbones that earlier stages trained."""
+        example = self._experiment.loader.example_batch(1)
+        key = jax.random.fold_in(jax.random.key(self._experiment.seed), _fold_in(0, self._name))
+
+        def init(batch: Any) -> Params:
+            return self._model.init(key, batch["inputs"], batch["masks"], train=False)
+
+        variables = dict(jax.jit(init, out_shardings=self._runtime.replicated)(example))
+        variables.setdefault("batch_stats", {})
+        for kind, tree in backbones.items():
+            known = {name: value for name, value in tree.items() if name in variables[kind]}
+            variables[kind] = {**variables[kind], **jax.device_put(known, self._runtime.replicated)}
+        return variables
+
+    def _restore(self, state: TrainState) -> TrainState:
+        """The last checkpoint's state, with everything else put back to where it was; else ``state``."""
+        latest = self._checkpoints.latest_step()
+        if latest is None:
+            return state
+        state, progress = self._checkpoints.restore(latest, state)
+        self._best = {key: progress[key] for key in self._best}
+        self._batches.set_state(progress["data"])
+        self._metrics_file.rewind(self._name, latest)
+        position = "is finished" if latest >= self._total_steps else f"goes on at {latest} of {self._total_steps}"
+        logging.info(f"stage {self._name} {position}")
+        return state
+
+    def _loop(self, state: TrainState, trainable: tuple[str, ...]) -> TrainState:
+        """Step, and now and then evaluate on the selecting part and save."""
+        runtime = self._runtime
+        body = make_train_step(
+            self._model,
+            self._experiment.loss,
+            self._optimizer,
+            trainable=trainable,
+            seed=self._seed,
+            axis_name=runtime.axis_name,
+        )
+        train_step = runtime.compile(body, donate_state=True)
+        eval_step = runtime.compile(make_eval_step(self._model), rows_out=True)
+        first = step = int(state.step)
+        state = runtime.put_state(state)
+        clock, losses = logging.Clock(self._total_steps, first), []
+        while step < self._total_steps:
+            state, measured = train_step(state, runtime.put_batch(next(self._batches)))
+            losses.append(runtime.single(measured)["loss"])
+            step += 1
+            if step == first + 1:
+                losses[0].block_until_ready()
+                logging.info(f"stage {self._name}: first training step done")
+                clock.start(step)
+            if step % self._eval_every_steps == 0 or step == self._total_steps:
+                self._evaluate_and_save(state, step, eval_step, losses, clock)
+                losses = []
+        return runtime.single(state)
+
+    def _evaluate_and_save(
+        self, state: TrainState, step: int, eval_step: Any, losses: list[jax.Array], clock: logging.Clock
+    ) -> None:
+        scores = evaluate.validate(self._experiment, self._runtime, eval_step, state.variables)
+        kind = self._experiment.data.task.kind
+        if _is_better(scores[SELECTED_BY[kind]], scores["loss"], self._best):
+            self._best = {
+                "best_step": step,
+                "best_value": scores[SELECTED_BY[kind]],
+                "best_loss": scores["loss"],
+            }
+        train_loss = float(np.mean(jax.device_get(losses)))
+        self._metrics_file.write(self._name, step, "train", {"loss": train_loss})
+        self._metrics_file.write(self._name, step, "validation", scores)
+        progress = {**self._best, "data": to_json(self._batches.get_state())}
+        self._checkpoints.save(self._runtime.single(state), progress)
+        shown = "  ".join(f"{name} {scores[name]:.4f}" for name in _SHOWN[kind] if scores[name] is not None)
+        logging.info(
+            f"stage {self._name}: step {step}/{self._total_steps}  train loss {train_loss:.4f}  "
+            f"{self._experiment.split.selection}: {shown}{' (best)' if self._best['best_step'] == step else ''}  "
+            f"{clock.steps_per_second(step):.1f} steps/s  {clock.time_left(step)} left"
+        )
+
+
+def _is_better(value: float | None, loss: float, best: dict[str, Any]) -> bool:
+    """Higher is better; the lower loss decides between equals, which small validation sets often give."""
+    if best["best_step"] < 0:
+        return True
+    if value is None or best["best_value"] is None:
+        return value is not None or loss < best["best_loss"]
+    return (value, -loss) > (best["best_value"], -best["best_loss"])
+
+
+def _fold_in(seed: int, name: str) -> int:
+    """A seed that belongs to (seed, name) alone."""
+    return int(np.random.SeedSequence([seed, *name.encode()]).generate_state(1)[0] >> 1)
