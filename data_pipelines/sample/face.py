@@ -1,8 +1,8 @@
 """Draws a synthetic person's face: a still picture from named movements, or a clip from events.
 
-Pain is drawn as the literature's prototype (Prkachin & Solomon 2008): lowered brows, tightened eyes, a raised
-upper lip with deeper folds beside the nose, an opened mouth. Blinks, head sway, smiles and talking are there as
-well and say nothing of pain.
+Pain is drawn as the literature has it (Prkachin & Solomon 2008): lowered brows, tightened eyes, a raised
+upper lip with deeper folds beside the nose, an opened mouth. Blinks, head sway, smiles and talking are there
+as well and say nothing of pain.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ MOVEMENTS = (
 """What a face can do; each from 0 (not at all) to 1."""
 
 _SHIFT = 4  # Coordinates are drawn in sixteenths of a pixel, so that slow movements do not jump.
+_ACROSS = np.linspace(-1.0, 1.0, 9)
+_BOW = 1.0 - _ACROSS**2
+_TOP_ANGLES = np.linspace(math.pi, 2 * math.pi, 15)
 _Point = tuple[float, float]
 _Colour = tuple[int, int, int]
 
@@ -55,14 +58,16 @@ class _Canvas:
     def __init__(self, image: np.ndarray, pose: Pose) -> None:
         self.image = image
         self.size = image.shape[0]
-        angle = math.radians(pose.roll_degrees)
-        factor = self.size * pose.scale * (1 << _SHIFT)
         self._scale = self.size * pose.scale
+        self._unit = self._scale * (1 << _SHIFT)
         self._angle = pose.roll_degrees
-        self._turn = (
-            np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]) * factor
-        )
-        self._middle = np.array([0.5 + pose.right, 0.5 + pose.down]) * self.size * (1 << _SHIFT)
+        cosine = math.cos(math.radians(pose.roll_degrees)) * self._unit
+        sine = math.sin(math.radians(pose.roll_degrees)) * self._unit
+        # Plain numbers for single points, arrays for many: each is the faster one for its use.
+        self._rows = ((cosine, sine), (-sine, cosine))
+        whole = self.size * (1 << _SHIFT)
+        self._place = ((0.5 + pose.right) * whole, (0.5 + pose.down) * whole)
+        self._turn, self._middle = np.array(self._rows), np.array(self._place)
 
     def _points(self, points: Sequence[_Point] | np.ndarray) -> np.ndarray:
         return np.rint(np.asarray(points) @ self._turn + self._middle).astype(np.int32)
@@ -78,17 +83,28 @@ class _Canvas:
 
     def ellipse(self, middle: _Point, half_width: float, half_height: float, colour: _Colour) -> None:
         """A filled ellipse."""
-        unit = self._scale * (1 << _SHIFT)
-        axes = (max(1, round(half_width * unit)), max(1, round(half_height * unit)))
-        at = self._points([middle])[0]
-        place = (int(at[0]), int(at[1]))
+        axes = (max(1, round(half_width * self._unit)), max(1, round(half_height * self._unit)))
+        (a, b), (c, d) = self._rows
+        right, down = self._place
+        place = (round(middle[0] * a + middle[1] * c + right), round(middle[0] * b + middle[1] * d + down))
         cv2.ellipse(self.image, place, axes, self._angle, 0, 360, colour, -1, cv2.LINE_AA, _SHIFT)
 
 
 def _mix(first: _Colour, second: _Colour, share: float) -> _Colour:
     """`first` with this share (0 to 1) of `second`."""
     share = min(max(share, 0.0), 1.0)
-    return tuple(int(round(a + (b - a) * share)) for a, b in zip(first, second, strict=True))
+    (a, b, c), (d, e, f) = first, second
+    return round(a + (d - a) * share), round(b + (e - b) * share), round(c + (f - c) * share)
+
+
+def _lens(middle: float, half: float, ends: float, bow: float) -> np.ndarray:
+    """A parabola [9, 2]: at height `ends` on both sides of `middle`, and at `ends` + `bow` in its middle."""
+    points = np.empty((9, 2))
+    np.multiply(_ACROSS, half, out=points[:, 0])
+    points[:, 0] += middle
+    np.multiply(_BOW, bow, out=points[:, 1])
+    points[:, 1] += ends
+    return points
 
 
 @functools.lru_cache(maxsize=8)
@@ -148,6 +164,13 @@ def _head_size(person: Person) -> tuple[float, float]:
     return 0.30 * person.face_width, 0.39 * person.face_height
 
 
+@functools.lru_cache(maxsize=8)
+def _hair_front(width: float, height: float, line: float) -> np.ndarray:
+    top = np.stack([1.03 * width * np.cos(_TOP_ANGLES), 1.1 * height * np.sin(_TOP_ANGLES) + 0.01], 1)
+    fringe = [(0.93, 0.14), (0.5, 0.03), (0.0, 0.0), (-0.45, 0.05), (-0.93, 0.14)]
+    return np.concatenate([top, [(x * width, y + line) for x, y in fringe]])
+
+
 def _draw_head(canvas: _Canvas, person: Person) -> None:
     width, height = _head_size(person)
     skin, hair = person.skin_colour, person.hair_colour
@@ -160,10 +183,7 @@ def _draw_head(canvas: _Canvas, person: Person) -> None:
     canvas.ellipse((0.0, -0.06), width * 1.06, height * 0.99, hair)
     canvas.ellipse((0.0, 0.01), width, height, skin)
     line = -height * (0.86 if person.hair_style == 2 else 0.66)
-    angles = np.linspace(math.pi, 2 * math.pi, 15)
-    top = np.stack([1.03 * width * np.cos(angles), 1.1 * height * np.sin(angles) + 0.01], 1)
-    fringe = [(0.93, 0.14), (0.5, 0.03), (0.0, 0.0), (-0.45, 0.05), (-0.93, 0.14)]
-    canvas.polygon(np.concatenate([top, [(x * width, y + line) for x, y in fringe]]), hair)
+    canvas.polygon(_hair_front(width, height, line), hair)
     for side in (-1.0, 1.0):
         canvas.ellipse((side * 0.17, 0.13), 0.06, 0.045, _mix(skin, (220, 90, 80), 0.13))
 
@@ -176,10 +196,7 @@ def _draw_eye(canvas: _Canvas, person: Person, move: Mapping[str, float], side: 
     upper = 0.040 * person.eye_size * open_share * (1.0 - 0.62 * tight)
     lower = 0.026 * person.eye_size * open_share * (1.0 - 0.85 * tight) - 0.012 * tight
     skin, dark = person.skin_colour, _mix(person.skin_colour, (20, 8, 8), 0.75)
-    across = np.linspace(-1.0, 1.0, 7)
-    bow = 1.0 - across**2
-    top = np.stack([x + half * across, y - upper * bow], 1)
-    bottom = np.stack([x + half * across, y + np.maximum(lower, -upper) * bow], 1)
+    top, bottom = _lens(x, half, y, -upper), _lens(x, half, y, max(lower, -upper))
     canvas.ellipse((x, y - 0.005), half * 1.25, 0.062, _mix(skin, (60, 20, 30), 0.12 + 0.1 * tight))
     if upper + lower > 0.006:
         canvas.polygon(np.concatenate([top, bottom[::-1]]), (240, 238, 235))
@@ -190,8 +207,7 @@ def _draw_eye(canvas: _Canvas, person: Person, move: Mapping[str, float], side: 
     canvas.line(top, dark, 0.014)
     if tight > 0.1:
         fold = _mix(skin, dark, 0.55 * tight)
-        below = np.stack([x + half * across, y + 0.035 + 0.014 * bow], 1)
-        canvas.line(below, fold, 0.011)
+        canvas.line(_lens(x, half, y + 0.035, 0.014), fold, 0.011)
         for rise in (-0.03, 0.0, 0.03):
             near, far = x + side * half * 1.15, x + side * half * 1.7
             canvas.line([(near, y + 0.3 * rise), (far, y + rise)], fold, 0.01)
@@ -245,11 +261,9 @@ def _draw_mouth(canvas: _Canvas, person: Person, move: Mapping[str, float]) -> N
     upper = y - 0.028 * lift + 0.012 * smile
     gap = 0.085 * gape + 0.018 * lift
     lip = _mix(person.skin_colour, (170, 50, 60), 0.55)
-    across = np.linspace(-1.0, 1.0, 9)
-    bow = 1.0 - across**2
 
     def curve(height: float) -> np.ndarray:
-        return np.stack([half * across, corner + (height - corner) * bow], 1)
+        return _lens(0.0, half, corner, height - corner)
 
     outer_top, outer_bottom = curve(upper - 0.020), curve(upper + gap + 0.030)
     canvas.polygon(np.concatenate([outer_top, outer_bottom[::-1]]), lip)
