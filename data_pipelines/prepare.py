@@ -318,7 +318,8 @@ def _remove_scaffolding(out: Path) -> None:
     (out / UNFINISHED_FILE).unlink(missing_ok=True)
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """The command line's options, with those of every reader."""
     parser = argparse.ArgumentParser(
         prog="python -m data_pipelines.prepare",
         description="Turns a raw data set into a prepared one that training reads. Interrupted at any "
@@ -353,7 +354,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help='options of the runner, e.g. --beam_args="--direct_num_workers=2"',
     )
     reader_options.add_arguments(parser)
-    return parser.parse_args(arguments)
+    return parser
 
 
 def _count_cores() -> int:
@@ -365,7 +366,7 @@ def _count_cores() -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    given = _parse(arguments)
+    given = make_parser().parse_args(arguments)
     # Until the work begins and takes signals itself, a signal to end is like the interrupt of the keyboard.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

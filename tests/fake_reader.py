@@ -1,8 +1,8 @@
 """A tiny data set on disk and its reader, for tests of what comes after readers.
 
-Raw layout: ``camera/<id>.txt`` (a number of frames), ``body/<id>.txt`` (a number of samples), both with a seed;
-``people.txt`` with lines of ``recording subject label camera body``, "-" where a recording lacks a stream.
-A file that says "broken" is damaged, "crash" kills the decoding process, "slow" takes its time.
+Raw layout: ``camera/<id>.txt`` (a number of frames), ``body/<id>.txt`` (a number of samples), both with a
+seed; ``people.txt`` with lines of ``recording subject label camera body``, "-" where a recording lacks a
+stream. A file that says "broken" is damaged, one that says "crash" kills the decoding process.
 """
 
 from __future__ import annotations
