@@ -1,10 +1,10 @@
 """Pain from face and skin conductance on BioVid Part A: BL1 against PA4.
 
-    python -m jmt_jax.main --config=configs/biovid.py
-        A compact model. Without --config.data.dir it runs on the built-in sample of synthetic people.
-    python -m jmt_jax.main --config=configs/biovid.py:paper --config.data.dir=DIR
-        The networks, stages and optimizers of the paper (Waligora, Aslam et al., CVPRW 2024), with folds by
-        subject. Its clip-level folds: --config.protocol.name=clip_kfold_test_selected
+python -m jmt_jax.main --config=configs/biovid.py
+    A compact model. Without --config.data.dir it runs on the built-in sample of synthetic people.
+python -m jmt_jax.main --config=configs/biovid.py:paper --config.data.dir=DIR
+    The networks, stages and optimizers of the paper (Waligora, Aslam et al., CVPRW 2024), with folds by
+    subject. Its clip-level folds: --config.protocol.name=clip_kfold_test_selected
 """
 
 from ml_collections import config_dict
@@ -56,7 +56,13 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config.data.loader_threads = 2
     config.data.loader_workers = 0
     config.data.reader = {"biosignals": "filtered", "size": 48, "crop": "auto"}
-    config.data.sample = {"subjects": 24, "clips_per_class": 10, "classes": (0, 4), "seed": 0, "signature": 0.0}
+    config.data.sample = {
+        "subjects": 24,
+        "clips_per_class": 10,
+        "classes": (0, 4),
+        "seed": 0,
+        "signature": 0.0,
+    }
     config.data.grid = {"kind": "clip", "tokens": 4}
     config.data.streams = {
         "visual": {
@@ -98,7 +104,13 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
         "features": 64,
     }
     config.model.fusion = "jmt"
-    config.model.jmt = {"dim": 64, "hidden_dim": 64, "num_heads": 1, "num_layers": 1, "output": "self_attention"}
+    config.model.jmt = {
+        "dim": 64,
+        "hidden_dim": 64,
+        "num_heads": 1,
+        "num_layers": 1,
+        "output": "self_attention",
+    }
     config.model.concat = {"dim": 64}
     config.model.unimodal = {}
     config.model.head = {"name": "mlp", "hidden": (64,), "dropout": 0.1, "pooling": "mean"}
@@ -114,6 +126,7 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
 
     config.eval = config_dict.ConfigDict()
     config.eval.split = "test"
+    config.eval.select = ""  # validation metric that chooses the checkpoint; "" is accuracy (ccc_mean)
     config.eval.checkpoint = "best"  # last, or a step
     config.eval.global_batch_size = 32
     config.eval.num_resamples = 1000
@@ -126,16 +139,34 @@ def _paper(config: config_dict.ConfigDict) -> None:
     """The authors' BioVid pipeline (reference facts C4, A7)."""
     config.data.reader = {"biosignals": "raw", "size": 112, "crop": "auto"}
     config.data.streams.visual.first_frame, config.data.streams.visual.last_frame = 50, 70
-    config.data.streams.visual.augment = {"brightness": 0.0, "contrast": 0.0, "flip_probability": 0.0, "shift": 0.0}
+    config.data.streams.visual.augment = {
+        "brightness": 0.0,
+        "contrast": 0.0,
+        "flip_probability": 0.0,
+        "shift": 0.0,
+    }
     config.data.streams.physio.normalise = "none"
     config.data.streams.physio.augment = {"gain": 0.0, "noise": 0.0, "shift_seconds": 0.0}
     config.model.visual = {"name": "r3d", "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     config.model.physio = {"name": "conv1d", "features": 512}
-    config.model.jmt = {"dim": 512, "hidden_dim": 512, "num_heads": 1, "num_layers": 1, "output": "sequence", "l2_norm": False}
+    config.model.jmt = {
+        "dim": 512,
+        "hidden_dim": 512,
+        "num_heads": 1,
+        "num_layers": 1,
+        "output": "sequence",
+        "l2_norm": False,
+    }
     config.model.concat = {"dim": 512}
     config.model.head = {"name": "mlp", "hidden": (1024, 512, 256, 64), "dropout": 0.0, "pooling": "last"}
     config.model.unimodal_head = {"name": "mlp", "hidden": (), "dropout": 0.0, "pooling": "mean"}
-    sgd = {"optimizer": "sgd", "schedule": "constant", "warmup_epochs": 0.0, "weight_decay": 0.0, "clip_gradient_norm": 0.0}
+    sgd = {
+        "optimizer": "sgd",
+        "schedule": "constant",
+        "warmup_epochs": 0.0,
+        "weight_decay": 0.0,
+        "clip_gradient_norm": 0.0,
+    }
     adam = {**sgd, "optimizer": "adam", "global_batch_size": 128, "epochs": 100, "learning_rate": 5e-6}
     config.training.visual = _stage(**sgd, epochs=100, learning_rate=1e-3, global_batch_size=64)
     config.training.physio = _stage(**sgd, epochs=200, learning_rate=1e-4, global_batch_size=1024)

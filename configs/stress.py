@@ -4,7 +4,8 @@
         DIR is the data set as its authors publish it (Iqbal et al. 2022, Sensors 22(21):8135), or any folder
         of wristband exports with a table of labels. Without it, the built-in sample in the same layout.
 
-Every recording of Stress-Predict has the same order of tasks, so the control ``time`` stands beside every result.
+Every recording of Stress-Predict has the same order of tasks, so the control ``time`` stands beside every
+result.
 """
 
 from ml_collections import config_dict
@@ -127,6 +128,7 @@ def get_config() -> config_dict.ConfigDict:
 
     config.eval = config_dict.ConfigDict()
     config.eval.split = "test"
+    config.eval.select = "auroc"  # validation metric that chooses the checkpoint; "" is accuracy (ccc_mean)
     config.eval.checkpoint = "best"
     config.eval.global_batch_size = 128
     config.eval.num_resamples = 1000

@@ -58,7 +58,9 @@ def open_dataset(
     if directory:
         path = Path(directory)
         if not path.is_dir():
-            raise BadDataError(f"there is no folder {directory}; --config.data.dir is a raw or a prepared folder")
+            raise BadDataError(
+                f"there is no folder {directory}; --config.data.dir is a raw or a prepared folder"
+            )
         if is_prepared(path):
             log(f"prepared data: {path}")
             return PreparedSet.open(path)

@@ -17,3 +17,12 @@ class BadDataError(Exception):
     """
 
     exit_code = 3
+
+
+class Interrupted(Exception):
+    """The work was asked to stop (SIGTERM or SIGINT) and can go on later; exit code 75.
+
+    The message says what is kept and how to go on.
+    """
+
+    exit_code = 75

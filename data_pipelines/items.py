@@ -132,7 +132,9 @@ def _sliding_items(
 ) -> list[tuple[float, np.ndarray, np.ndarray]]:
     """Windows of one recording with at least half of their seconds annotated."""
     times = recording.annotation.times_seconds
-    starts = windows.sliding_starts(duration_seconds(prepared, recording), grid.window_seconds, grid.step_seconds)
+    starts = windows.sliding_starts(
+        duration_seconds(prepared, recording), grid.window_seconds, grid.step_seconds
+    )
     if times is None:
         return [(float(start), values[0], mask[0]) for start in starts if np.any(mask[0])]
     spacing = float(np.median(np.diff(times))) if len(times) > 1 else grid.window_seconds

@@ -121,7 +121,7 @@ class Loader:
     def evaluate(
         self, rows: Sequence[int], *, global_batch_size: int, shard: Shard = Shard()
     ) -> Iterator[Batch]:
-        """One pass over the rows in order; the last batches are padded so that all processes have equally many."""
+        """One pass over the rows in order, padded so that all processes have equally many batches."""
         count = -(-len(rows) // global_batch_size) * global_batch_size
         padded = np.full(count, PADDING, np.int64)
         padded[: len(rows)] = rows

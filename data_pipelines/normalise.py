@@ -19,7 +19,7 @@ MODES: Mapping[str, str] = {
     "centred": "each window's own mean removed; one scale, the training subjects' deviation within windows",
     "train": "z-scores with the mean and deviation of the training subjects",
     "subject": "z-scores with the mean and deviation of all of the subject's recordings; this looks ahead",
-    "subject_past": "z-scores with the mean and deviation of the same recording's past up to the window's end",
+    "subject_past": "z-scores with the moments of the same recording's past, up to the window's end",
 }
 LOOKS_AHEAD = frozenset({"subject"})
 _SMALLEST_DEVIATION = 1e-6
@@ -45,7 +45,9 @@ class Normaliser:
         training: Collection[int],
     ) -> None:
         if mode not in MODES:
-            raise UsageError(f"normalise={mode!r} is unknown for stream {stream!r}; it is one of {', '.join(MODES)}")
+            raise UsageError(
+                f"normalise={mode!r} is unknown for stream {stream!r}; it is one of {', '.join(MODES)}"
+            )
         self.mode = mode
         self._rows = [
             table.rows_of(recording.sources[stream]) if stream in recording.sources else np.zeros(0, int)
@@ -57,7 +59,9 @@ class Normaliser:
         if mode in ("train", "centred"):
             present = [self._rows[i] for i in sorted(training) if len(self._rows[i])]
             if not present:
-                raise UsageError(f"no training recording has the stream {stream!r}; leave it out of model.streams")
+                raise UsageError(
+                    f"no training recording has the stream {stream!r}; leave it out of model.streams"
+                )
             if mode == "train":
                 self._fixed = _mean_and_deviation(moments[:, np.concatenate(present)].sum(1))
             else:

@@ -28,7 +28,7 @@ import numpy as np
 
 from data_pipelines import inputs, reader_options, storage, workers
 from data_pipelines.assemble import CARD_TEXT_FILE, assemble
-from data_pipelines.errors import BadDataError, UsageError
+from data_pipelines.errors import BadDataError, Interrupted, UsageError
 from data_pipelines.progress import Progress
 from data_pipelines.reader_options import make_reader
 from data_pipelines.recording import LeftOut, Reader, Recording, Source
@@ -52,12 +52,6 @@ Key = tuple[str, str]
 OnDone = Callable[[StoredSource], None]
 ShouldStop = Callable[[], bool]
 Decode = Callable[[list[Source], Path, ShouldStop, OnDone], None]
-
-
-class Interrupted(Exception):
-    """The preparation was asked to stop (SIGTERM or SIGINT) and can go on later; exit code 75."""
-
-    exit_code = 75
 
 
 @dataclasses.dataclass(frozen=True)

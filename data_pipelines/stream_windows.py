@@ -58,7 +58,9 @@ class FrameWindows:
         augmentation: FrameAugmentation | None = None,
     ) -> None:
         if grid.kind != "clip":
-            raise UsageError(f"stream {stream!r} holds frames, which need grid.kind='clip', not {grid.kind!r}")
+            raise UsageError(
+                f"stream {stream!r} holds frames, which need grid.kind='clip', not {grid.kind!r}"
+            )
         self._prepared, self._stream, self._grid = prepared, stream, grid
         self._frames, self._first, self._last = frames, first_frame, last_frame
         self._augmentation = augmentation
@@ -204,8 +206,8 @@ class SignalWindows:
         nominal = self._prepared.streams[self._stream].rate_hz
         if nominal is not None and abs(rate - nominal) > 1e-6 * nominal:
             raise BadDataError(
-                f"source {table.source_ids[table.source[rows[0]]]!r} of stream {self._stream!r} runs at {rate} Hz, "
-                f"the data set's other sources at {nominal} Hz; resample it before preparing"
+                f"source {table.source_ids[table.source[rows[0]]]!r} of stream {self._stream!r} runs at {rate} "
+                f"Hz, the data set's other sources at {nominal} Hz; resample it before preparing"
             )
         return rate, float(table.start_seconds[rows[0]])
 
@@ -216,7 +218,9 @@ class SignalWindows:
         low, high = int(indices.min()), int(indices.max()) + 1
         span = np.full((high - low, table.moment_count.shape[1]), np.nan, np.float32)
         touched = np.flatnonzero((begins < high) & (begins + table.length[rows] > low))
-        for begin, chunk in zip(begins[touched], self._prepared.read(self._stream, rows[touched]), strict=True):
+        for begin, chunk in zip(
+            begins[touched], self._prepared.read(self._stream, rows[touched]), strict=True
+        ):
             values = _as_float(chunk.values)
             source_low, source_high = max(low, begin), min(high, begin + len(values))
             span[source_low - low : source_high - low] = values[source_low - begin : source_high - begin]

@@ -33,6 +33,7 @@ class Task:
 
     @property
     def is_classification(self) -> bool:
+        """True for classes, False for values."""
         return self.kind == "classification"
 
     def labels(self, annotation: Annotation) -> tuple[np.ndarray, np.ndarray]:

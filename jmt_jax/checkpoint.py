@@ -35,13 +35,20 @@ class Checkpoints:
             [
                 LatestN(n=1),
                 # A step that was the best when it was saved carries its number, any other carries -1.
-                BestN(get_metric_fn=lambda metrics: metrics["best_step"], n=1, keep_checkpoints_without_metrics=False),
+                BestN(
+                    get_metric_fn=lambda metrics: metrics["best_step"],
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                ),
             ]
         )
         self._manager = ocp.CheckpointManager(
             directory.resolve(),
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=policy, read_only=read_only, create=not read_only, cleanup_tmp_directories=not read_only
+                preservation_policy=policy,
+                read_only=read_only,
+                create=not read_only,
+                cleanup_tmp_directories=not read_only,
             ),
             item_names=(_VARIABLES, _OPTIMIZER, _PROGRESS),
         )
@@ -64,7 +71,7 @@ class Checkpoints:
 
         Args:
           state: One logical copy; its ``step`` is the checkpoint's number.
-          progress: JSON values with ``best_step``, the number of the best checkpoint so far (perhaps this one).
+          progress: JSON values with ``best_step``, the number of the best checkpoint so far, maybe this one.
         """
         step = int(state.step)
         self._manager.save(
@@ -117,7 +124,7 @@ class Checkpoints:
             )
         except (ValueError, KeyError) as error:
             raise BadDataError(
-                f"checkpoint {step} in {self._directory} does not fit the model of this configuration: {error}"
+                f"checkpoint {step} in {self._directory} does not fit this configuration's model: {error}"
             ) from error
         return restored[_VARIABLES]
 
@@ -133,7 +140,9 @@ class Checkpoints:
 
 def to_json(value: Any) -> Any:
     """Data iterator states as JSON values."""
-    return json.loads(json.dumps(value, default=lambda x: x.item() if isinstance(x, np.generic) else x.decode()))
+    return json.loads(
+        json.dumps(value, default=lambda x: x.item() if isinstance(x, np.generic) else x.decode())
+    )
 
 
 def _abstract(tree: Any) -> Any:

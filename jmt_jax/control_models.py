@@ -13,7 +13,7 @@ from jmt_jax.experiment import Experiment, comma_separated
 from jmt_jax.statistics import Predictions
 
 DESCRIPTIONS: Mapping[str, str] = {
-    "logistic_regression": "logistic regression on mean, deviation and slope of every channel of each item's signals",
+    "logistic_regression": "logistic regression on mean, deviation and slope of every channel of an item",
     "time": "logistic regression on the time since the recording's start alone",
 }
 
@@ -33,7 +33,9 @@ def names(experiment: Experiment) -> tuple[str, ...]:
     if "time" in wanted and experiment.data.grid.kind != "sliding":
         raise UsageError("the control 'time' needs a sliding grid; clips have no time of their own")
     if "logistic_regression" in wanted and not _signals(experiment):
-        raise UsageError("the control 'logistic_regression' needs a stream of signals; set --config.controls=''")
+        raise UsageError(
+            "the control 'logistic_regression' needs a stream of signals; set --config.controls=''"
+        )
     return wanted
 
 
@@ -45,7 +47,9 @@ def predict_controls(experiment: Experiment, rows: np.ndarray) -> dict[str, Pred
         train_rows = experiment.rows["train"]
         train_rows = train_rows[items.label_mask[train_rows]]
         if name == "time":
-            train_x, test_x = controls.time_features(items.start_seconds[train_rows], items.start_seconds[rows])
+            train_x, test_x = controls.time_features(
+                items.start_seconds[train_rows], items.start_seconds[rows]
+            )
         else:
             train_x, test_x = _features(experiment, train_rows), _features(experiment, rows)
         probabilities = controls.logistic_regression(
@@ -64,12 +68,14 @@ def predict_controls(experiment: Experiment, rows: np.ndarray) -> dict[str, Pred
 
 def _signals(experiment: Experiment) -> dict[str, SignalWindows]:
     return {
-        name: stream for name, stream in experiment.loader.streams.items() if isinstance(stream, SignalWindows)
+        name: stream
+        for name, stream in experiment.loader.streams.items()
+        if isinstance(stream, SignalWindows)
     }
 
 
 def _features(experiment: Experiment, rows: np.ndarray) -> np.ndarray:
-    """Mean, deviation and slope of every channel of all signals, float64 [N, F]; NaN where a stream is absent."""
+    """Mean, deviation and slope of all channels, float64 [N, F]; NaN where a stream is absent."""
     items, columns = experiment.data.items, []
     for name, stream in _signals(experiment).items():
         windows = []
@@ -77,7 +83,9 @@ def _features(experiment: Experiment, rows: np.ndarray) -> np.ndarray:
             number = int(items.recording[row])
             recording = items.recordings[number]
             if name in recording.sources:
-                windows.append(stream.signal(recording, Moment(number, float(items.start_seconds[row]), None)))
+                windows.append(
+                    stream.signal(recording, Moment(number, float(items.start_seconds[row]), None))
+                )
             else:
                 windows.append(np.full((1, stream.channel_count), np.nan, np.float32))
         columns.append(controls.window_features(windows, rate_hz=stream.rate_hz))

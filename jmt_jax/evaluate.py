@@ -120,7 +120,9 @@ def evaluate_run(
     """
     if part not in PARTS:
         raise UsageError(f"eval.split={part!r} is unknown; it is one of {', '.join(PARTS)}")
-    eval_step = runtime.compile(make_eval_step(experiment.model("evaluation", runtime.axis_name)), rows_out=True)
+    eval_step = runtime.compile(
+        make_eval_step(experiment.model("evaluation", runtime.axis_name)), rows_out=True
+    )
     rows = experiment.rows[part]
     logits = predict(experiment, runtime, eval_step, runtime.put_state(variables), rows)
     outcome = Outcome(
@@ -134,7 +136,9 @@ def evaluate_run(
         results.save_predictions(workdir / "predictions" / f"{part}.csv", outcome.table, names)
         for name, table in outcome.controls.items():
             results.save_predictions(workdir / "predictions" / f"{part}_{name}.csv", table, names)
-    return summarise(experiment.config, experiment.data, [outcome], workdir, part=part, is_main=runtime.is_main)
+    return summarise(
+        experiment.config, experiment.data, [outcome], workdir, part=part, is_main=runtime.is_main
+    )
 
 
 def load_outcome(experiment: Experiment, workdir: Path, part: str = "test") -> Outcome:
@@ -150,7 +154,13 @@ def load_outcome(experiment: Experiment, workdir: Path, part: str = "test") -> O
 
 
 def evaluate_checkpoint(
-    config: Any, data: Data, workdir: Path, *, fold: int, seed: int, seconds: Mapping[str, float] | None = None
+    config: Any,
+    data: Data,
+    workdir: Path,
+    *,
+    fold: int,
+    seed: int,
+    seconds: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Evaluates a checkpoint of a run: ``config.eval.checkpoint`` on ``config.eval.split``.
 
@@ -162,7 +172,9 @@ def evaluate_checkpoint(
     stage = experiment.stages[-1]
     folder = workdir / "checkpoints" / stage
     if not folder.is_dir():
-        raise BadDataError(f"there is no checkpoint of stage {stage} in {workdir}; train first, with that --workdir")
+        raise BadDataError(
+            f"there is no checkpoint of stage {stage} in {workdir}; train first, with that --workdir"
+        )
     checkpoints = Checkpoints(folder, read_only=True)
     step = _find_step(checkpoints, str(config.eval.checkpoint), folder)
     model = experiment.model("evaluation", None)
@@ -171,7 +183,8 @@ def evaluate_checkpoint(
         lambda batch: model.init(jax.random.key(0), batch["inputs"], batch["masks"], train=False), example
     )
     like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=runtime.replicated), {"batch_stats": {}, **like}
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=runtime.replicated),
+        {"batch_stats": {}, **like},
     )
     variables = checkpoints.restore_variables(step, like)
     logging.info(f"evaluating checkpoint {step} of stage {stage} on the {config.eval.split} part")
@@ -314,6 +327,8 @@ def _log_results(written: Mapping[str, Any], part: str, workdir: Path) -> None:
             if interval["value"] is None:
                 continue
             low_high = "[{:.3f}, {:.3f}]".format(*interval["ci95"]) if interval["ci95"] else "no interval"
-            lines.append(f"  {prefix}{name} {interval['value']:.3f} {low_high} ({interval['subjects']} subjects)")
+            lines.append(
+                f"  {prefix}{name} {interval['value']:.3f} {low_high} ({interval['subjects']} subjects)"
+            )
     lines.append(f"written to {results_path(workdir, part)}")
     logging.info("\n".join(lines))

@@ -19,7 +19,7 @@ from data_pipelines.loader import Loader
 from data_pipelines.readers.biovid import HOLD_OUT, NON_REACTIVE
 from data_pipelines.source import PreparedSet
 from data_pipelines.tasks import Task, find_task
-from jmt_jax import logging, losses
+from jmt_jax import logging, losses, metrics
 from jmt_jax.models.model import build_model
 
 SAMPLE_WARNING = (
@@ -125,6 +125,22 @@ class Experiment:
         return len(self.data.task.outputs)
 
     @property
+    def selection_metric(self) -> str:
+        """The validation metric by which checkpoints are chosen: ``eval.select``, higher is better."""
+        data = self.data
+        if data.task.is_classification:
+            known = metrics.CLASSIFICATION_NAMES
+        else:
+            kinds = (kind for kind in metrics.REGRESSION_NAMES if kind != "rmse")
+            known = tuple(f"{kind}_{name}" for kind in kinds for name in (*data.task.outputs, "mean"))
+        chosen = self.config.eval.select or ("accuracy" if data.task.is_classification else "ccc_mean")
+        if chosen not in known:
+            raise UsageError(
+                f"eval.select={chosen!r} is no metric of task {data.task.name}: {', '.join(known)}"
+            )
+        return chosen
+
+    @property
     def stages(self) -> tuple[str, ...]:
         """The stages of ``config.training.stages`` that concern the streams in use, in order."""
         names = comma_separated(self.config.training.stages)
@@ -181,8 +197,12 @@ def open_data(config: Config) -> Data:
     items = make_items(prepared, task, grid)
     if config.data.shuffle_labels:
         if config.data.shuffle_labels != "within_subject":
-            raise UsageError(f"data.shuffle_labels={config.data.shuffle_labels!r}; it is '' or 'within_subject'")
-        order = splits.shuffle_labels_within_subject(np.arange(len(items)), items.subjects, config.protocol.seed)
+            raise UsageError(
+                f"data.shuffle_labels={config.data.shuffle_labels!r}; it is '' or 'within_subject'"
+            )
+        order = splits.shuffle_labels_within_subject(
+            np.arange(len(items)), items.subjects, config.protocol.seed
+        )
         items = dataclasses.replace(items, labels=items.labels[order], label_mask=items.label_mask[order])
     return Data(prepared, task, grid, items, streams)
 

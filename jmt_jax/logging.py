@@ -105,7 +105,8 @@ class Clock:
     """
 
     def __init__(self, total_steps: int, first_step: int = 0) -> None:
-        self._total, self._first, self._start = total_steps, first_step, time.monotonic()
+        self._total, self._first = total_steps, first_step
+        self._start = self._last_line = time.monotonic()
 
     def start(self, step: int) -> None:
         """Counts from here on: the first step compiles and is no measure."""
@@ -114,6 +115,14 @@ class Clock:
     def steps_per_second(self, step: int) -> float:
         """Mean rate since the start; 0 before the first step."""
         return (step - self._first) / max(time.monotonic() - self._start, 1e-9)
+
+    def line_was_written(self) -> None:
+        """The log has just said how far it is."""
+        self._last_line = time.monotonic()
+
+    def seconds_since_line(self) -> float:
+        """How long the log has been silent."""
+        return time.monotonic() - self._last_line
 
     def time_left(self, step: int) -> str:
         """As m:ss."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from data_pipelines.errors import BadDataError, UsageError
+from data_pipelines.errors import BadDataError, Interrupted, UsageError
 
 _USAGE = """Trains and evaluates joint multimodal transformers.
 
@@ -28,22 +28,28 @@ _USAGE = """Trains and evaluates joint multimodal transformers.
   python -m jmt_jax.main --mode=eval --workdir=RUN [--config.eval.split=validation]
       Evaluates a run's checkpoint again.
 
-Exit codes: 0 done, 2 usage, 3 bad data."""
+Exit codes: 0 done, 2 usage, 3 bad data, 75 stopped (the same command goes on)."""
 
 FLAGS = flags.FLAGS
 
 
 def define_flags(argv: list[str]) -> None:
     """Defines the flags; ``--mode=eval`` without a config takes that of the run in ``--workdir``."""
-    flags.DEFINE_enum("mode", "train", ["train", "eval"], "train: train all stages and test; eval: test a checkpoint")
+    flags.DEFINE_enum(
+        "mode", "train", ["train", "eval"], "train: train all stages and test; eval: test a checkpoint"
+    )
     flags.DEFINE_string("workdir", "", "the run's folder; a dated one below runs/ if not given")
     default = None
     workdir = _given(argv, "workdir")
     if _given(argv, "mode") == "eval" and _given(argv, "config") is None and workdir:
         if not (Path(workdir) / "config.json").is_file():
-            raise UsageError(f"there is no run in {workdir}: it has no config.json; give the --workdir of a run")
+            raise UsageError(
+                f"there is no run in {workdir}: it has no config.json; give the --workdir of a run"
+            )
         default = f"{Path(__file__).with_name('run_config.py')}:{Path(workdir) / 'config.json'}"
-    config_flags.DEFINE_config_file("config", default, "the configuration, such as configs/biovid.py", lock_config=True)
+    config_flags.DEFINE_config_file(
+        "config", default, "the configuration, such as configs/biovid.py", lock_config=True
+    )
 
 
 def parse(argv: list[str]) -> None:
@@ -61,7 +67,9 @@ def parse(argv: list[str]) -> None:
     if len(rest) > 1:
         raise UsageError(f"{rest[1]!r} is no option; options begin with --, see --help")
     if FLAGS.config is None:
-        raise UsageError("no --config given; try --config=configs/biovid.py, or --mode=eval with a run's --workdir")
+        raise UsageError(
+            "no --config given; try --config=configs/biovid.py, or --mode=eval with a run's --workdir"
+        )
 
 
 def run() -> None:
@@ -95,9 +103,12 @@ def main() -> int:
     except (UsageError, BadDataError) as error:
         print(f"{'usage' if error.exit_code == 2 else 'data'} error: {error}", file=sys.stderr)
         return error.exit_code
+    except Interrupted as error:
+        print(f"interrupted: {error}", file=sys.stderr)
+        return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command with the same --workdir goes on", file=sys.stderr)
-        return 130
+        print("interrupted: the same command with the same --workdir goes on", file=sys.stderr)
+        return Interrupted.exit_code
     return 0
 
 
@@ -106,7 +117,9 @@ def _given(argv: list[str], name: str) -> str | None:
     for number, argument in enumerate(argv):
         match = re.fullmatch(rf"--?{name}(?:=(.*))?", argument)
         if match:
-            return match[1] if match[1] is not None else (argv[number + 1] if number + 1 < len(argv) else None)
+            return (
+                match[1] if match[1] is not None else (argv[number + 1] if number + 1 < len(argv) else None)
+            )
     return None
 
 
@@ -135,7 +148,9 @@ def _check_keys(argv: list[str], config_flag: str) -> None:
     """
     path, _, argument = config_flag.partition(":")
     if not Path(path).is_file():
-        raise UsageError(f"there is no configuration {path}; the shipped ones are in configs/, e.g. configs/biovid.py")
+        raise UsageError(
+            f"there is no configuration {path}; the shipped ones are in configs/, e.g. configs/biovid.py"
+        )
     spec = importlib.util.spec_from_file_location("jmt_config", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -148,7 +163,9 @@ def _check_keys(argv: list[str], config_flag: str) -> None:
         match = re.match(r"--?config\.([^=]+)", text)
         if match and match[1] not in known:
             near = difflib.get_close_matches(match[1], known, n=1, cutoff=0.0)[0]
-            raise UsageError(f"the configuration has no key {match[1]!r}; the nearest that it has is {near!r}")
+            raise UsageError(
+                f"the configuration has no key {match[1]!r}; the nearest that it has is {near!r}"
+            )
 
 
 def _keys(tree: dict, prefix: str = "") -> list[str]:

@@ -62,7 +62,11 @@ def make_optimizer(options: Mapping[str, Any], schedule: optax.Schedule) -> opta
         parts.append(optax.add_decayed_weights(decay))
     if kind == "sgd":
         parts.append(
-            optax.sgd(schedule, momentum=options.get("momentum", 0.0) or None, nesterov=options.get("nesterov", False))
+            optax.sgd(
+                schedule,
+                momentum=options.get("momentum", 0.0) or None,
+                nesterov=options.get("nesterov", False),
+            )
         )
     elif kind == "adam":
         parts.append(optax.adam(schedule))

@@ -40,7 +40,9 @@ class Runtime:
           UsageError: The parallelism is unknown.
         """
         if parallelism not in PARALLELISMS:
-            raise UsageError(f"parallelism={parallelism!r} is unknown; it is one of {', '.join(PARALLELISMS)}")
+            raise UsageError(
+                f"parallelism={parallelism!r} is unknown; it is one of {', '.join(PARALLELISMS)}"
+            )
         # Linen's dropout needs automatic axes; make_mesh's default is explicit ones.
         mesh = jax.make_mesh((jax.device_count(),), (DATA_AXIS,), axis_types=(AxisType.Auto,))
         return cls(parallelism, mesh)
@@ -80,8 +82,8 @@ class Runtime:
         if global_batch_size < 1 or global_batch_size % devices:
             lower = global_batch_size // devices * devices
             raise UsageError(
-                f"{name}={global_batch_size} cannot be shared equally by {devices} devices; choose a multiple "
-                f"of {devices}, such as {lower or devices}"
+                f"{name}={global_batch_size} cannot be shared equally by {devices} devices; choose a "
+                f"multiple of {devices}, such as {lower or devices}"
             )
         return (
             f"{name}: {global_batch_size} global, {global_batch_size // processes} per process, "
@@ -115,7 +117,9 @@ class Runtime:
             return multihost_utils.process_allgather(tree, tiled=True)
         return jax.tree.map(np.asarray, tree)
 
-    def compile(self, step: Callable[..., Any], *, donate_state: bool = False, rows_out: bool = False) -> Callable:
+    def compile(
+        self, step: Callable[..., Any], *, donate_state: bool = False, rows_out: bool = False
+    ) -> Callable:
         """A step body (state, batch) -> outputs, compiled for this parallelism.
 
         Args:

@@ -18,8 +18,8 @@ from jmt_jax.runtime import Runtime
 from jmt_jax.steps import make_eval_step, make_train_step
 from jmt_jax.train_state import Params, TrainState
 
-SELECTED_BY = {"classification": "accuracy", "regression": "ccc_mean"}
 _SHOWN = {"classification": ("loss", "accuracy", "auroc"), "regression": ("loss", "ccc_mean")}
+_LOG_EVERY_SECONDS = 30.0
 
 
 class Stage:
@@ -44,7 +44,12 @@ class Stage:
         options = experiment.config.training[name]
         arithmetic = runtime.check_batch_size(f"training.{name}.global_batch_size", options.global_batch_size)
         logging.info(f"stage {name}: {arithmetic}")
-        self._experiment, self._name, self._runtime, self._metrics_file = experiment, name, runtime, metrics_file
+        self._experiment, self._name, self._runtime, self._metrics_file = (
+            experiment,
+            name,
+            runtime,
+            metrics_file,
+        )
         self._seed = _fold_in(experiment.seed, name)
         # Part of an epoch is rounded: an epoch is a unit of bookkeeping, the order of batches is endless.
         steps_per_epoch = max(1, round(len(experiment.rows["train"]) / options.global_batch_size))
@@ -65,7 +70,7 @@ class Stage:
         """Trains from the last checkpoint, or from the start, to the end; returns the best variables.
 
         Args:
-          backbones: Variables of backbones that earlier stages trained, ``{"params": {"backbone_x": ..}, ..}``.
+          backbones: Backbones that earlier stages trained, ``{"params": {"backbone_x": ..}, ..}``.
         """
         variables = self._initial_variables(backbones)
         trainable = self._experiment.trainable(self._name, variables["params"])
@@ -108,7 +113,9 @@ class Stage:
         self._best = {key: progress[key] for key in self._best}
         self._batches.set_state(progress["data"])
         self._metrics_file.rewind(self._name, latest)
-        position = "is finished" if latest >= self._total_steps else f"goes on at {latest} of {self._total_steps}"
+        position = (
+            "is finished" if latest >= self._total_steps else f"goes on at {latest} of {self._total_steps}"
+        )
         logging.info(f"stage {self._name} {position}")
         return state
 
@@ -139,30 +146,34 @@ class Stage:
             if step % self._eval_every_steps == 0 or step == self._total_steps:
                 self._evaluate_and_save(state, step, eval_step, losses, clock)
                 losses = []
+            elif clock.seconds_since_line() > _LOG_EVERY_SECONDS:
+                self._log(step, f"loss {float(losses[-1]):.4f}", clock)
         return runtime.single(state)
 
     def _evaluate_and_save(
         self, state: TrainState, step: int, eval_step: Any, losses: list[jax.Array], clock: logging.Clock
     ) -> None:
         scores = evaluate.validate(self._experiment, self._runtime, eval_step, state.variables)
-        kind = self._experiment.data.task.kind
-        if _is_better(scores[SELECTED_BY[kind]], scores["loss"], self._best):
-            self._best = {
-                "best_step": step,
-                "best_value": scores[SELECTED_BY[kind]],
-                "best_loss": scores["loss"],
-            }
+        value = scores[self._experiment.selection_metric]
+        if _is_better(value, scores["loss"], self._best):
+            self._best = {"best_step": step, "best_value": value, "best_loss": scores["loss"]}
         train_loss = float(np.mean(jax.device_get(losses)))
         self._metrics_file.write(self._name, step, "train", {"loss": train_loss})
         self._metrics_file.write(self._name, step, "validation", scores)
         progress = {**self._best, "data": to_json(self._batches.get_state())}
         self._checkpoints.save(self._runtime.single(state), progress)
-        shown = "  ".join(f"{name} {scores[name]:.4f}" for name in _SHOWN[kind] if scores[name] is not None)
+        names = _SHOWN[self._experiment.data.task.kind]
+        shown = "  ".join(f"{name} {scores[name]:.4f}" for name in names if scores[name] is not None)
+        best = " (best)" if self._best["best_step"] == step else ""
+        part = self._experiment.split.selection
+        self._log(step, f"train loss {train_loss:.4f}  {part}: {shown}{best}", clock)
+
+    def _log(self, step: int, what: str, clock: logging.Clock) -> None:
         logging.info(
-            f"stage {self._name}: step {step}/{self._total_steps}  train loss {train_loss:.4f}  "
-            f"{self._experiment.split.selection}: {shown}{' (best)' if self._best['best_step'] == step else ''}  "
+            f"stage {self._name}: step {step}/{self._total_steps}  {what}  "
             f"{clock.steps_per_second(step):.1f} steps/s  {clock.time_left(step)} left"
         )
+        clock.line_was_written()
 
 
 def _is_better(value: float | None, loss: float, best: dict[str, Any]) -> bool:

@@ -68,7 +68,9 @@ def run_evaluation(config: Config, workdir: Path) -> dict[str, Any]:
         experiment = make_experiment(config, data, fold=one.fold, seed=one.seed)
         outcomes.append(evaluate.load_outcome(experiment, one.folder, part))
     if len(runs) > 1:
-        written = evaluate.summarise(config, data, outcomes, workdir, part=part, is_main=jax.process_index() == 0)
+        written = evaluate.summarise(
+            config, data, outcomes, workdir, part=part, is_main=jax.process_index() == 0
+        )
     return written
 
 
@@ -77,15 +79,15 @@ def _runs(config: Config, data: Data, workdir: Path) -> list[_Run]:
     folds = tuple(config.protocol.folds) or tuple(range(total))
     for fold in folds:
         if not 0 <= fold < total:
-            raise UsageError(f"protocol.folds names fold {fold}; protocol {config.protocol.name} has 0 to {total - 1}")
+            raise UsageError(
+                f"protocol.folds names fold {fold}; protocol {config.protocol.name} has 0 to {total - 1}"
+            )
     seeds = tuple(config.seeds)
     if not seeds or len(set(seeds)) < len(seeds) or len(set(folds)) < len(folds):
         raise UsageError(f"seeds are {seeds}, folds are {folds}; name at least one, each once")
     if len(folds) * len(seeds) == 1:
         return [_Run(folds[0], seeds[0], workdir)]
-    return [
-        _Run(fold, seed, workdir / f"fold_{fold}_seed_{seed}") for seed in seeds for fold in folds
-    ]
+    return [_Run(fold, seed, workdir / f"fold_{fold}_seed_{seed}") for seed in seeds for fold in folds]
 
 
 def _write_config(config: Config, workdir: Path) -> None:
@@ -96,8 +98,8 @@ def _write_config(config: Config, workdir: Path) -> None:
         old, new = _flat(json.loads(path.read_text())), _flat(json.loads(text))
         changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
         raise UsageError(
-            f"{workdir} holds a run with another configuration (different: {', '.join(changed[:5])}); give the same "
-            "options to go on with it, or another --workdir"
+            f"{workdir} holds a run with another configuration (different: {', '.join(changed[:5])}); give "
+            "the same options to go on with it, or another --workdir"
         )
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
