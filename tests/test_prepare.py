@@ -99,7 +99,7 @@ def is_running(pid: int) -> bool:
 def test_killed_at_any_moment_gives_the_same_bytes(raw, tmp_path, decoded):
     run(raw, tmp_path / "whole")
     out = tmp_path / "out"
-    process = start(raw, out, "--workers=2", "--pause_seconds=0.05")
+    process = start(raw, out, "--workers=2", "--pause_seconds=0.2")
     wait_for_sources(process, out, 3)
     orphans = children(process) if Path("/proc/self/task").exists() else []
     process.kill()
@@ -138,7 +138,7 @@ def test_killed_at_any_moment_gives_the_same_bytes(raw, tmp_path, decoded):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_it_in_good_order(raw, tmp_path, decoded, number):
     out = tmp_path / "out"
-    process = start(raw, out, "--workers=1", "--pause_seconds=0.05")
+    process = start(raw, out, "--workers=1", "--pause_seconds=0.2")
     wait_for_sources(process, out, 2)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
