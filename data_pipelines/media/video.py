@@ -204,7 +204,7 @@ def read_frames(
             count += 1
             used = resolve_crop(crop, frame.width, frame.height)
             yield Frame(time, _face(frame, used, size), used)
-        _check_count(path, container, stream, count)
+        _check_whole(path, container, stream, count, last + start)
 
 
 def read_chunks(
@@ -260,21 +260,34 @@ def _decoded(
         ) from None
 
 
-def _check_count(
-    path: Path, container: av.container.InputContainer, stream: av.VideoStream, count: int
+def _check_whole(
+    path: Path, container: av.container.InputContainer, stream: av.VideoStream, count: int, end_seconds: float
 ) -> None:
-    """Compares the frames that came with those promised: a truncated file may end without an error."""
+    """Compares what came with what the file promises: a truncated file may end without an error.
+
+    Args:
+      path: The file.
+      container: It, opened.
+      stream: Its video.
+      count: Number of frames that came.
+      end_seconds: The last one's time by the file's clock.
+    """
     if not count:
         raise BadDataError(f"{path} gave no frame at all: it is truncated or empty; copy it again")
-    promised, slack = stream.frames, 2.0
-    if not promised and container.duration and stream.average_rate:
-        promised = round(container.duration / av.time_base * float(stream.average_rate))
-        # A duration is that of the longest stream, and a rate may vary: only a clear lack is damage.
-        slack = max(5.0, 0.2 * promised)
-    if count < promised - max(slack, 0.02 * promised):
-        raise BadDataError(
-            f"{path} gave {count} frames of the {promised} that it promises: it is truncated; copy it again"
-        )
+    if stream.frames:
+        if count < stream.frames - max(2.0, 0.02 * stream.frames):
+            raise BadDataError(
+                f"{path} gave {count} frames of the {stream.frames} that it promises: it is truncated; "
+                "copy it again"
+            )
+    elif container.duration:
+        promised = container.duration / av.time_base
+        # A duration is that of the longest stream: only a clear lack is damage.
+        if end_seconds < promised - max(1.0, 0.2 * promised):
+            raise BadDataError(
+                f"{path} ends after {end_seconds:.1f} s of the {promised:.1f} s that it promises: it is "
+                "truncated; copy it again"
+            )
 
 
 def _face(frame: av.VideoFrame, crop: str, size: int) -> np.ndarray:
