@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
 
 GOLDEN_DIR = Path(__file__).parent / "golden"
+
+quick_jit = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+)
+"""`jax.jit` for what runs once and mostly compiles."""
 
 
 def make_tensor(seed: int, key: str, shape: tuple[int, ...], input_scale: float = 1.0) -> np.ndarray:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_case import relative_error
+from golden_case import quick_jit, relative_error
 
 from jmt_jax import torch_names
 from jmt_jax.models.backbones import convolution
@@ -43,7 +43,7 @@ def test_fast_forms_equal_the_plain_convolution(name):
     kernel = rng.standard_normal(kernel_shape).astype(np.float32)
     padding = tuple((size // 2, size // 2) for size in kernel_shape[:3])
 
-    @jax.jit
+    @quick_jit
     def both(inputs, kernel):
         results = []
         for form in (convolution.conv3d, convolution.plain_conv3d):
@@ -60,7 +60,9 @@ def test_fast_forms_equal_the_plain_convolution(name):
 def test_unpadded_signal_convolution():
     rng = np.random.default_rng(0)
     signal, kernel = rng.standard_normal((2, 50, 3)), rng.standard_normal((4, 3, 2))
-    expected = np.stack([np.einsum("nkc,kco->no", signal[:, 3 * t : 3 * t + 4], kernel) for t in range(16)], 1)
+    expected = np.stack(
+        [np.einsum("nkc,kco->no", signal[:, 3 * t : 3 * t + 4], kernel) for t in range(16)], 1
+    )
     np.testing.assert_allclose(
         convolution.conv1d(jnp.float32(signal), jnp.float32(kernel), 3), expected, rtol=1e-4, atol=1e-4
     )
@@ -131,7 +133,9 @@ TINY = {"widths": (4, 6), "blocks": (1, 1), "mean": KINETICS_MEAN, "std": KINETI
 
 
 @pytest.mark.parametrize("network", [R2Plus1D(stem_width=3, **TINY), R3D(**TINY)])
-@pytest.mark.parametrize(("reduction", "features", "width"), [("max", None, 6), ("avg", 5, 5), ("flatten", 7, 7)])
+@pytest.mark.parametrize(
+    ("reduction", "features", "width"), [("max", None, 6), ("avg", 5, 5), ("flatten", 7, 7)]
+)
 def test_reductions_and_widths(network, reduction, features, width):
     module = network.clone(reduction=reduction, features=features)
     frames = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 16, 12, 3), np.uint8)
@@ -145,13 +149,14 @@ def test_reductions_and_widths(network, reduction, features, width):
 def test_max_and_mean_reduce_the_positions():
     frames = np.random.default_rng(0).integers(0, 256, (1, 1, 5, 16, 12, 3), np.uint8)
     network = R2Plus1D(stem_width=3, **TINY)
-    variables = jax.jit(network.init)(jax.random.key(0), frames)
 
-    def tokens(reduction):
-        return jax.jit(network.clone(reduction=reduction).apply)(variables, frames)
+    @quick_jit
+    def everything(key):
+        variables = network.init(key, frames)
+        return [network.clone(reduction=name).apply(variables, frames) for name in ("none", "max", "avg")]
 
-    positions, averaged = tokens("none"), tokens("avg")
-    np.testing.assert_allclose(tokens("max"), positions.max((2, 3, 4)), rtol=1e-6)
+    positions, largest, averaged = everything(jax.random.key(0))
+    np.testing.assert_allclose(largest, positions.max((2, 3, 4)), rtol=1e-6)
     np.testing.assert_allclose(averaged, positions.mean((2, 3, 4)), rtol=1e-5)
 
 

@@ -59,10 +59,10 @@ class R2Plus1D(VideoResNet):
     stem_width: int = 45
 
     def stem(self, clips: jax.Array, mask: jax.Array | None, *, train: bool) -> jax.Array:
-        """(1,7,7) with stride 2 in height and width, (3,1,1); each with batch norm and ReLU."""
-        x = Conv2Plus1D(self.widths[0], (1, 2), self.stem_width, 7, self.axis_name, self.dtype, name="stem")(
-            clips, mask, train=train
-        )
+        """(1,7,7) with a stride in height and width, (3,1,1); each with batch norm and ReLU."""
+        x = Conv2Plus1D(
+            self.widths[0], (1, self.stem_stride), self.stem_width, 7, self.axis_name, self.dtype, name="stem"
+        )(clips, mask, train=train)
         norm = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name="stem_norm")
         return nn.relu(norm(x, mask, train=train))
 

@@ -36,8 +36,9 @@ class R3D(VideoResNet):
     reduction: Literal["max", "avg", "flatten", "none"] = "avg"
 
     def stem(self, clips: jax.Array, mask: jax.Array | None, *, train: bool) -> jax.Array:
-        """(3,7,7) with stride 2 in height and width, batch norm, ReLU."""
-        x = Conv3D(self.widths[0], (3, 7, 7), (1, 2, 2), self.dtype, name="stem")(clips)
+        """(3,7,7) with a stride in height and width, batch norm, ReLU."""
+        strides = (1, self.stem_stride, self.stem_stride)
+        x = Conv3D(self.widths[0], (3, 7, 7), strides, self.dtype, name="stem")(clips)
         norm = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name="stem_norm")
         return nn.relu(norm(x, mask, train=train))
 
