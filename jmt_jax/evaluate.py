@@ -63,8 +63,8 @@ def predict(
     experiment: Experiment, runtime: Runtime, eval_step: Callable, variables: Params, rows: np.ndarray
 ) -> np.ndarray:
     """Logits of rows of the item table, float32 [N, K]; each row is evaluated once, padding is dropped."""
-    batch_size = max(experiment.config.eval.global_batch_size, 1)
-    batch_size = -(-batch_size // jax.device_count()) * jax.device_count()
+    batch_size = experiment.config.eval.global_batch_size
+    runtime.check_batch_size("eval.global_batch_size", batch_size)
     logits = np.full((len(rows), experiment.num_outputs), np.nan, np.float32)
     place_of = {int(row): place for place, row in enumerate(rows)}
     for batch in experiment.loader.evaluate(rows, global_batch_size=batch_size, shard=runtime.shard):

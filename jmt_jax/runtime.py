@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ class Runtime:
     mesh: Mesh
 
     @classmethod
-    def create(cls, parallelism: str) -> Runtime:
-        """A runtime over all devices.
+    def create(cls, parallelism: str, devices: Sequence[jax.Device] | None = None) -> Runtime:
+        """A runtime over all devices, or over some of this process.
 
         Raises:
           UsageError: The parallelism is unknown.
@@ -44,8 +44,14 @@ class Runtime:
                 f"parallelism={parallelism!r} is unknown; it is one of {', '.join(PARALLELISMS)}"
             )
         # Linen's dropout needs automatic axes; make_mesh's default is explicit ones.
-        mesh = jax.make_mesh((jax.device_count(),), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+        devices = list(devices or jax.devices())
+        mesh = jax.make_mesh((len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
         return cls(parallelism, mesh)
+
+    @property
+    def num_devices(self) -> int:
+        """Devices of all processes."""
+        return self.mesh.size
 
     @property
     def axis_name(self) -> str | None:
@@ -78,7 +84,7 @@ class Runtime:
         Raises:
           UsageError: The devices cannot share the batch equally.
         """
-        devices, processes = jax.device_count(), jax.process_count()
+        devices, processes = self.num_devices, jax.process_count()
         if global_batch_size < 1 or global_batch_size % devices:
             lower = global_batch_size // devices * devices
             raise UsageError(
@@ -93,14 +99,14 @@ class Runtime:
     def put_batch(self, batch: Batch) -> Batch:
         """A local batch of numpy arrays as the arrays that a step takes."""
         if self.parallelism == "pmap":
-            count = jax.local_device_count()
+            count = len(self.mesh.local_devices)
             return jax.tree.map(lambda x: np.reshape(x, (count, len(x) // count, *np.shape(x)[1:])), batch)
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.by_row, x), batch)
 
     def put_state(self, state: Any) -> Any:
         """A state on all devices, one copy a device under pmap."""
         if self.parallelism == "pmap":
-            count = jax.local_device_count()
+            count = len(self.mesh.local_devices)
             return jax.tree.map(lambda x: np.broadcast_to(np.asarray(x)[None], (count, *np.shape(x))), state)
         return jax.device_put(state, self.replicated)
 
@@ -129,7 +135,9 @@ class Runtime:
         """
         donated = (0,) if donate_state else ()
         if self.parallelism == "pmap":
-            return jax.pmap(step, axis_name=DATA_AXIS, donate_argnums=donated)
+            return jax.pmap(
+                step, axis_name=DATA_AXIS, donate_argnums=donated, devices=list(self.mesh.devices.flat)
+            )
         return jax.jit(
             step,
             in_shardings=(self.replicated, self.by_row),

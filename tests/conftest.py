@@ -42,3 +42,9 @@ def shared() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f"no real files at {folder} (set JMT_SHARED to their folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """One cache of samples and prepared data for all tests of a session."""
+    return tmp_path_factory.mktemp("cache")
