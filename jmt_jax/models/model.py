@@ -134,7 +134,8 @@ class MultimodalModel(nn.Module):
         present = stacked.any(-1)
         draws = jax.random.uniform(self.make_rng("modality"), present.shape)
         draws = jnp.where(present, draws, -1.0)
-        kept = (draws >= self.modality_dropout) | (draws == draws.max(0))
+        luckiest = jnp.arange(len(draws))[:, None] == jnp.argmax(draws, axis=0)
+        kept = (draws >= self.modality_dropout) | luckiest
         return {stream: mask & kept[row][:, None] for row, (stream, mask) in enumerate(masks.items())}
 
 

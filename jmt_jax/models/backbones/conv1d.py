@@ -95,4 +95,7 @@ class SignalCNN(nn.Module):
 def _halve(x: jax.Array) -> jax.Array:
     """The larger of every two steps, [N, T, C] -> [N, T // 2, C]; a last odd step is dropped."""
     steps = x.shape[1] // POOL
-    return x[:, : steps * POOL].reshape(x.shape[0], steps, POOL, x.shape[2]).max(2)
+    pairs = x[:, : steps * POOL].reshape(x.shape[0], steps, POOL, x.shape[2])
+    # Not .max(2): its gradient looks for equality with a value that XLA may have rounded otherwise, and gives
+    # NaN where it finds none.
+    return jnp.maximum(pairs[:, :, 0], pairs[:, :, 1])

@@ -9,6 +9,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 from jmt_jax.models.layers import BatchNorm, Conv3D, Linear
 
@@ -25,6 +26,16 @@ def normalise_frames(
     scale = 1 / (255 * jnp.asarray(std, jnp.float32))
     offset = jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)
     return (frames.astype(jnp.float32) * scale - offset).astype(dtype)
+
+
+def largest(x: jax.Array) -> jax.Array:
+    """The largest value over the positions, [N, P, C] -> [N, C]; the gradient goes to the first of equals.
+
+    Not `x.max(1)`: its gradient looks for equality with a value that XLA may have rounded otherwise, and
+    gives NaN where it finds none.
+    """
+    chosen = jnp.arange(x.shape[1])[:, None] == lax.stop_gradient(jnp.argmax(x, axis=1))[:, None]
+    return jnp.sum(jnp.where(chosen, x, 0), axis=1)
 
 
 class ResidualBlock(nn.Module):
@@ -133,7 +144,7 @@ class VideoResNet(nn.Module):
         if self.reduction == "none":
             return x
         if self.reduction == "max":
-            x = x.max((1, 2, 3))
+            x = largest(x.reshape(x.shape[0], -1, x.shape[-1]))
         elif self.reduction == "avg":
             x = x.mean((1, 2, 3), dtype=jnp.float32).astype(self.dtype)
         else:
