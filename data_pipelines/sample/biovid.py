@@ -14,11 +14,11 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 
 from data_pipelines.errors import UsageError
+from data_pipelines.media.video_writing import write_video
 from data_pipelines.readers.biovid import FRAME_RATE_HZ, RATE_HZ, ROWS
 from data_pipelines.readers.biovid_samples import CLASS_NAMES, COLUMNS
 from data_pipelines.sample import body
@@ -240,16 +240,9 @@ def write_subject(out: Path, spec: BioVidSampleSpec, index: int) -> None:
 def _write_video(path: Path, spec: BioVidSampleSpec, person: Person, plan: ClipPlan, number: int) -> None:
     times = np.arange(spec.frames) / FRAME_RATE_HZ
     rng = generator(spec.seed, "biovid", "face", person.index, number)
-    with av.open(os.fspath(path), "w") as container:
-        # One thread: more of them give other bytes.
-        stream = container.add_stream(
-            "libx264", rate=round(FRAME_RATE_HZ), options={"preset": "ultrafast", "crf": "22", "threads": "1"}
-        )
-        stream.width = stream.height = spec.size
-        stream.pix_fmt = "yuv420p"
-        for image in face_clip(person, plan.face_events, times, rng, spec.size):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
+    write_video(
+        path, face_clip(person, plan.face_events, times, rng, spec.size), rate_hz=round(FRAME_RATE_HZ)
+    )
 
 
 def _signals(spec: BioVidSampleSpec, person: Person, plan: ClipPlan, number: int) -> dict[str, np.ndarray]:
