@@ -45,8 +45,8 @@ class JMT(nn.Module):
     stream, without residual or norm; then `output`:
 
     - `self_attention`: the M(M+1) tokens of one moment through an encoder, then plain self-attention, of
-      which one token is kept (only that query is computed): [B, S, dim]. With all streams present it is the last
-      one, the paper's; otherwise the last one in the order whose query and key are both present there.
+      which one token is kept (only that query is computed): [B, S, dim]. With all streams present it is the
+      last one, the paper's; otherwise the last one in the order whose query and key are both present there.
     - `fc`: all tokens side by side through a Linear: [B, S, output_dim].
     - `sequence`: all tokens side by side through an encoder over the S moments: [B, S, M(M+1) dim] (BioVid).
 
