@@ -322,7 +322,7 @@ def _face(frame: av.VideoFrame, crop: str, size: int) -> np.ndarray:
         half = 1 if number else 0
         pixels = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
         pixels = pixels[top >> half : (top + height) >> half, left >> half : (left + width) >> half]
-        planes.append(_shrink(pixels, levels - half if levels else 0, skip_rows=levels >= 3))
+        planes.append(_shrink(pixels, levels - half if levels else 0))
     if planes[0].shape != planes[1].shape:
         planes = [cv2.resize(plane, (size, size), interpolation=cv2.INTER_LINEAR) for plane in planes]
     small = cv2.merge(planes)
@@ -334,24 +334,20 @@ def _face(frame: av.VideoFrame, crop: str, size: int) -> np.ndarray:
     return image
 
 
-def _shrink(plane: np.ndarray, levels: int, skip_rows: bool) -> np.ndarray:
+def _shrink(plane: np.ndarray, levels: int) -> np.ndarray:
     """Halves a plane `levels` times by averaging 2x2 pixels (the one size that OpenCV does at memory speed).
 
     Args:
       plane: uint8 [H, W], both multiples of 2**levels.
       levels: How often.
-      skip_rows: Read every second row only; needs levels >= 2. Half the memory traffic, for pictures that
-        shrink so much that sixteen or more samples are averaged in any case.
 
     Returns:
       uint8 [H >> levels, W >> levels].
     """
-    if skip_rows:
-        rows, columns = plane.shape
-        plane = cv2.resize(plane[::2], (columns // 2, rows // 4), interpolation=cv2.INTER_AREA)
-        # Two to one along one axis alone: linear interpolation is that mean, and five times faster than AREA.
-        plane = cv2.resize(plane, (columns // 4, rows // 4), interpolation=cv2.INTER_LINEAR)
-        levels -= 2
+    if levels > 1:
+        # Reading a large plane once in order fetches it from memory faster than resizing does, which reads two
+        # rows at a time: with this the halving takes a third less (measured at 1388x1038).
+        cv2.sumElems(plane)
     for _ in range(levels):
         plane = cv2.resize(plane, (plane.shape[1] // 2, plane.shape[0] // 2), interpolation=cv2.INTER_AREA)
     return plane
