@@ -294,8 +294,8 @@ class _Resolver:
         impossible = len(shape) != len(strides) or math.prod(filter(None, shape)) >= 1 << 48
         if impossible or too_large:
             raise BadDataError(
-                f"{self._file_name} claims a tensor of shape {tuple(shape)} ({size:,} values) in a storage of "
-                f"{storage.length:,} values, where it does not fit; the file is damaged"
+                f"{self._file_name} claims a tensor of shape {tuple(shape)} ({size:,} values) in a "
+                f"storage of {storage.length:,} values, where it does not fit; the file is damaged"
             )
         dtype = storage.dtype
         if not size:
