@@ -95,13 +95,19 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config.model.visual = {
         "name": "r2plus1d",
         "stem_width": 8,
-        "widths": (8, 16, 32, 64),
-        "blocks": (1, 1, 1, 1),
+        "stem_stride": 4,
+        "widths": (8, 16, 32),
+        "blocks": (1, 1, 1),
         "reduction": "avg",
     }
     config.model.physio = {
         "name": "conv1d",
-        "features": 64,
+        "channels": (16, 32, 32),
+        "kernel_sizes": (9, 5, 5),
+        "strides": (4, 2, 2),
+        "features": 32,
+        "pooling": "mean",
+        "normalization": "batch",
     }
     config.model.fusion = "jmt"
     config.model.jmt = {

@@ -36,7 +36,7 @@ def test_shapes_and_types_are_those_of_the_example(biovid, stress):
         batch = next(experiment.loader.train(rows, global_batch_size=size, seed=0))
         example = experiment.loader.example_batch(size)
         assert jax.tree.structure(batch) == jax.tree.structure(example)
-        jax.tree.map(lambda a, b: (np.testing.assert_equal(a.shape, b.shape)), batch, example)
+        jax.tree.map(lambda a, b: np.testing.assert_equal(a.shape, b.shape), batch, example)
         assert all(jax.tree.leaves(jax.tree.map(lambda a, b: a.dtype == b.dtype, batch, example)))
         assert batch["label_mask"].all() and not example["label_mask"].any()
     assert biovid.loader.example_batch(2)["inputs"]["visual"].shape == (2, 4, 5, 16, 16, 3)
@@ -88,9 +88,7 @@ def test_evaluation_gives_each_row_once_and_pads(biovid):
     for processes in (1, 2):
         found = []
         for index in range(processes):
-            batches = list(
-                biovid.loader.evaluate(rows, global_batch_size=6, shard=Shard(index, processes))
-            )
+            batches = list(biovid.loader.evaluate(rows, global_batch_size=6, shard=Shard(index, processes)))
             assert len(batches) == -(-len(rows) // 6)
             for batch in batches:
                 real = batch["index"] != PADDING

@@ -30,7 +30,7 @@ BIOVID = {
     "model.visual.stem_width": 4,
     "model.visual.widths": (4, 8),
     "model.visual.blocks": (1, 1),
-    "model.physio.channels": (4, 8),
+    "model.physio.channels": (4, 4, 4),
     "model.physio.features": 8,
     "model.jmt.dim": 8,
     "model.jmt.hidden_dim": 8,

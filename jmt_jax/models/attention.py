@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jmt_jax.models import initializers
-from jmt_jax.models.layers import LayerNorm, Linear
+from jmt_jax.models.layers import Dropout, LayerNorm, Linear
 
 
 class MultiHeadAttention(nn.Module):
@@ -83,6 +83,7 @@ class EncoderLayer(nn.Module):
       hidden_dim: Width between W1 and W2.
       num_heads: Heads of the attention.
       dropout: Rate on both branches before they are added; the reference has none.
+      axis_name: The pmap axis, or None.
       dtype: Type of the computation.
     """
 
@@ -90,17 +91,18 @@ class EncoderLayer(nn.Module):
     hidden_dim: int = 512
     num_heads: int = 1
     dropout: float = 0.0
+    axis_name: str | None = None
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None, *, train: bool = False) -> jax.Array:
         """[..., S, dim], bool [..., S] (True = real) -> [..., S, dim]; nobody looks at masked steps."""
         attended = MultiHeadAttention(self.dim, self.num_heads, self.dtype, name="attention")(x, x, mask)
-        attended = nn.Dropout(self.dropout, deterministic=not train)(attended)
+        attended = Dropout(self.dropout, self.axis_name)(attended, train=train)
         x = LayerNorm(self.dtype, name="norm1")(x + attended)
         hidden = nn.relu(Linear(self.hidden_dim, self.dtype, name="linear1")(x))
         hidden = Linear(self.dim, self.dtype, name="linear2")(hidden)
-        hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden)
+        hidden = Dropout(self.dropout, self.axis_name)(hidden, train=train)
         return LayerNorm(self.dtype, name="norm2")(x + hidden)
 
 
@@ -109,7 +111,7 @@ class Encoder(nn.Module):
 
     Attributes:
       num_layers: How many.
-      dim, hidden_dim, num_heads, dropout, dtype: As in `EncoderLayer`.
+      dim, hidden_dim, num_heads, dropout, axis_name, dtype: As in `EncoderLayer`.
     """
 
     num_layers: int
@@ -117,6 +119,7 @@ class Encoder(nn.Module):
     hidden_dim: int = 512
     num_heads: int = 1
     dropout: float = 0.0
+    axis_name: str | None = None
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -124,6 +127,12 @@ class Encoder(nn.Module):
         """[..., S, dim], bool [..., S] -> [..., S, dim]."""
         for layer in range(self.num_layers):
             x = EncoderLayer(
-                self.dim, self.hidden_dim, self.num_heads, self.dropout, self.dtype, name=f"layer{layer}"
+                self.dim,
+                self.hidden_dim,
+                self.num_heads,
+                self.dropout,
+                self.axis_name,
+                self.dtype,
+                name=f"layer{layer}",
             )(x, mask, train=train)
         return x

@@ -64,6 +64,7 @@ class JMT(nn.Module):
         one.
       absent: `learned` or `drop`, see `StreamInput`.
       dropout: Rate inside the encoders; 0 in the paper.
+      axis_name: The pmap axis over which dropout is drawn; None under jit.
       dtype: Type of the computation.
     """
 
@@ -77,6 +78,7 @@ class JMT(nn.Module):
     l2_norm: bool = True
     absent: Absent = "learned"
     dropout: float = 0.0
+    axis_name: str | None = None
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -125,7 +127,14 @@ class JMT(nn.Module):
 
     def _encoder(self, name: str, dim: int) -> Encoder:
         return Encoder(
-            self.num_layers, dim, self.hidden_dim, self.num_heads, self.dropout, self.dtype, name=name
+            self.num_layers,
+            dim,
+            self.hidden_dim,
+            self.num_heads,
+            self.dropout,
+            self.axis_name,
+            self.dtype,
+            name=name,
         )
 
     def _encode(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jmt_jax.models.layers import Linear
+from jmt_jax.models.layers import Dropout, Linear
 
 
 def last_present(features: jax.Array, mask: jax.Array) -> jax.Array:
@@ -35,6 +35,7 @@ class MLPHead(nn.Module):
       pooling: What happens to the S steps: `last` keeps the last present one, `mean` averages the present
         ones (both before the MLP), `none` gives every step its own output.
       separate: True builds one MLP for each output, as the Affwild2 model's valence and arousal have.
+      axis_name: The pmap axis over which dropout is drawn; None under jit.
       dtype: Type of the computation; the output is float32.
     """
 
@@ -43,6 +44,7 @@ class MLPHead(nn.Module):
     dropout: float = 0.0
     pooling: Literal["last", "mean", "none"] = "last"
     separate: bool = False
+    axis_name: str | None = None
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -64,5 +66,5 @@ class MLPHead(nn.Module):
     def _tower(self, x: jax.Array, outputs: int, prefix: str, *, train: bool) -> jax.Array:
         for layer, width in enumerate(self.hidden):
             x = nn.relu(Linear(width, self.dtype, name=f"{prefix}hidden{layer}")(x))
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = Dropout(self.dropout, self.axis_name)(x, train=train)
         return Linear(outputs, self.dtype, name=f"{prefix}output")(x)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -137,6 +139,45 @@ class BatchNorm(nn.Module):
         unbiased = variance * count / jnp.maximum(count - 1.0, 1.0)
         running_mean.value = kept * running_mean.value + (1 - kept) * mean
         running_variance.value = kept * running_variance.value + (1 - kept) * unbiased
+
+
+def draw_rows(
+    draw: Callable[[tuple[int, ...]], jax.Array], shape: tuple[int, ...], axis_name: str | None
+) -> jax.Array:
+    """This device's rows of what is drawn for the whole batch: the same draws under pmap and under jit.
+
+    Args:
+      draw: Shape to random values.
+      shape: Of this device's part; rows are the first axis.
+      axis_name: The pmap axis, or None (under jit the batch is global already).
+    """
+    if axis_name is None:
+        return draw(shape)
+    everything = draw((lax.axis_size(axis_name) * shape[0], *shape[1:]))
+    return lax.dynamic_slice_in_dim(everything, lax.axis_index(axis_name) * shape[0], shape[0])
+
+
+class Dropout(nn.Module):
+    """Dropout whose draws (rng `dropout`) do not depend on how the batch is spread over devices.
+
+    Attributes:
+      rate: Probability of a zero, in [0, 1).
+      axis_name: The pmap axis, or None.
+    """
+
+    rate: float
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, *, train: bool = False) -> jax.Array:
+        """[B, ...] -> [B, ...]; unchanged in evaluation."""
+        if not train or self.rate == 0.0:
+            return inputs
+        key = self.make_rng("dropout")
+        kept = draw_rows(
+            lambda shape: jax.random.bernoulli(key, 1 - self.rate, shape), inputs.shape, self.axis_name
+        )
+        return jnp.where(kept, inputs / (1 - self.rate), 0).astype(inputs.dtype)
 
 
 class Conv3D(nn.Module):

@@ -18,6 +18,7 @@ from jmt_jax.models.backbones.r3d import R3D
 from jmt_jax.models.baselines import Concat, Unimodal
 from jmt_jax.models.fusion import JMT
 from jmt_jax.models.heads import MLPHead
+from jmt_jax.models.layers import draw_rows
 
 BACKBONES: dict[str, type[nn.Module]] = {
     "r2plus1d": R2Plus1D,
@@ -37,6 +38,7 @@ class MultimodalModel(nn.Module):
       fusion: Tokens and masks of all streams -> features and their mask.
       head: Features and mask -> float32 logits.
       frozen: Streams whose backbone runs as in evaluation and gets no gradient.
+      axis_name: The pmap axis over which random draws are made; None under jit.
       modality_dropout: Probability with which training hides a stream of a sample (rng `modality`); one that
         is present always stays.
     """
@@ -46,6 +48,7 @@ class MultimodalModel(nn.Module):
     head: nn.Module
     frozen: tuple[str, ...] = ()
     modality_dropout: float = 0.0
+    axis_name: str | None = None
 
     def __call__(
         self,
@@ -132,7 +135,9 @@ class MultimodalModel(nn.Module):
         """Masks that hide whole streams at random, sample by sample, but never a sample's last one."""
         stacked = jnp.stack(list(masks.values()))  # [M, B, S]
         present = stacked.any(-1)
-        draws = jax.random.uniform(self.make_rng("modality"), present.shape)
+        key = self.make_rng("modality")
+        # Rows first: a device draws its own rows of the whole batch.
+        draws = draw_rows(lambda shape: jax.random.uniform(key, shape), present.T.shape, self.axis_name).T
         draws = jnp.where(present, draws, -1.0)
         luckiest = jnp.arange(len(draws))[:, None] == jnp.argmax(draws, axis=0)
         kept = (draws >= self.modality_dropout) | luckiest
@@ -195,10 +200,11 @@ def build_model(
             stream: _build("backbone", BACKBONES, backbones[stream], axis_name=axis_name, dtype=dtype)
             for stream in streams
         },
-        fusion=_build("fusion", FUSIONS, fusion, streams=streams, dtype=dtype),
-        head=_build("head", HEADS, head, dtype=dtype),
+        fusion=_build("fusion", FUSIONS, fusion, streams=streams, axis_name=axis_name, dtype=dtype),
+        head=_build("head", HEADS, head, axis_name=axis_name, dtype=dtype),
         frozen=tuple(frozen),
         modality_dropout=modality_dropout,
+        axis_name=axis_name,
     )
 
 
@@ -219,4 +225,5 @@ def _build(
         )
     # Configurations hold lists where a module, which must be hashable, needs tuples.
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    given = {key: value for key, value in given.items() if key in fields}
     return known[name](**arguments, **given)
