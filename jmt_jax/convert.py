@@ -20,6 +20,7 @@ from jmt_jax.weights import SUFFIX, listed, save_weights
 
 _MAX_PREFIX_PARTS = 8
 _SHOWN_NAMES = 4
+_MOST_TO_SEARCH = 5000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +157,7 @@ def convert(
         if not (name.startswith(prefix) and name[len(prefix) :] in taken)
     }
     mapped = [name for name in wanted if name in names and name not in misshapen]
-    instead = _complete_networks(tensors) if missing else []
+    instead = _complete_networks(tensors) if missing and len(tensors) <= _MOST_TO_SEARCH else []
     return Conversion(
         network, prefix, plan, mapped, left_out, missing, misshapen, unusable, instead, variables
     )

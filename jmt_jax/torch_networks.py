@@ -93,7 +93,7 @@ def _physio_conv1d(shapes: Shapes, streams: Sequence[str]) -> Plan:
     del streams
     widths = (32, 64)
     channels = shapes.get("conv1.weight", (32, 1, 5))[1:2] or (1,)
-    features, values = (*shapes.get("fc1.weight", (512, 22336)), 0)[:2]
+    features, values = (*shapes.get("fc1.weight", (512, 22336)), 0, 0)[:2]
     steps = max(values // widths[-1], 1)
     samples = ((2 * steps + 4) * 2 - 1) * 2 + 5  # the fewest that leave so many steps
     config = {"name": "conv1d", "channels": list(widths), "features": max(features, 1)}
