@@ -125,7 +125,7 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config.training = config_dict.ConfigDict()
     config.training.stages = "visual,physio,fusion"  # or e.g. joint
     config.training.label_smoothing = 0.0
-    config.training.visual = _stage(epochs=12, eval_every_epochs=2.0, learning_rate=2e-3)
+    config.training.visual = _stage(epochs=24, eval_every_epochs=2.0, learning_rate=4e-3)
     config.training.physio = _stage(epochs=12, eval_every_epochs=2.0)
     config.training.fusion = _stage(epochs=8, eval_every_epochs=2.0)
     config.training.joint = _stage(epochs=16, eval_every_epochs=2.0)
