@@ -61,6 +61,8 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
         "clips_per_class": 10,
         "classes": (0, 4),
         "seed": 0,
+        "size": 96,
+        "frames": 138,
         "signature": 0.0,
     }
     config.data.grid = {"kind": "clip", "tokens": 4}
@@ -69,7 +71,14 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
             "frames": 5,
             "first_frame": 0,
             "last_frame": 0,
-            "augment": {"brightness": 0.2, "contrast": 0.2, "flip_probability": 0.5, "shift": 0.08},
+            "augment": {
+                "brightness": 0.2,
+                "contrast": 0.2,
+                "colour": 0.1,
+                "grey_probability": 0.0,
+                "flip_probability": 0.5,
+                "shift": 0.08,
+            },
         },
         "physio": {
             "channels": ("gsr",),
@@ -94,9 +103,9 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config.model.modality_dropout = 0.0
     config.model.visual = {
         "name": "r2plus1d",
-        "stem_width": 8,
+        "stem_width": 12,
         "stem_stride": 4,
-        "widths": (8, 16, 32),
+        "widths": (16, 32, 64),
         "blocks": (1, 1, 1),
         "reduction": "avg",
     }
@@ -145,14 +154,9 @@ def _paper(config: config_dict.ConfigDict) -> None:
     """The authors' BioVid pipeline (reference facts C4, A7)."""
     config.data.reader = {"biosignals": "raw", "size": 112, "crop": "auto"}
     config.data.streams.visual.first_frame, config.data.streams.visual.last_frame = 50, 70
-    config.data.streams.visual.augment = {
-        "brightness": 0.0,
-        "contrast": 0.0,
-        "flip_probability": 0.0,
-        "shift": 0.0,
-    }
+    for stream in config.data.streams.values():
+        stream.augment = dict.fromkeys(stream.augment, 0.0)
     config.data.streams.physio.normalise = "none"
-    config.data.streams.physio.augment = {"gain": 0.0, "noise": 0.0, "shift_seconds": 0.0}
     config.model.visual = {"name": "r3d", "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     config.model.physio = {"name": "conv1d", "features": 512}
     config.model.jmt = {

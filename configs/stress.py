@@ -76,7 +76,7 @@ def get_config() -> config_dict.ConfigDict:
     config.data.loader_threads = 2
     config.data.loader_workers = 0
     config.data.reader = {"streams_used": ("pulse", "skin_conductance", "temperature")}
-    config.data.sample = {"subjects": 10, "seconds": 1200, "seed": 0}
+    config.data.sample = {"subjects": 10, "seconds": 1200.0, "blocks": 8, "seed": 0}
     config.data.grid = {
         "kind": "sliding",
         "tokens": 6,

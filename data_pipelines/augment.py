@@ -13,24 +13,33 @@ class FrameAugmentation:
 
     Attributes:
       brightness, contrast: Factors are drawn from U(1 - x, 1 + x); the paper uses .2 (reference facts B3).
+      colour: Each colour channel is multiplied by a factor from U(1 - colour, 1 + colour).
+      grey_probability: Chance that all frames lose their colour (luma weights of BT.601).
       flip_probability: Chance of a left-right flip.
       shift: Greatest shift in both directions, as a share of the picture's side; the border is repeated.
     """
 
     brightness: float = 0.0
     contrast: float = 0.0
+    colour: float = 0.0
+    grey_probability: float = 0.0
     flip_probability: float = 0.0
     shift: float = 0.0
 
     def __call__(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Changes uint8 [..., H, W, 3]; always draws the same number of random values."""
-        draws = rng.random(5)
+        draws = rng.random(9)
         brightness = 1 + self.brightness * (2 * draws[0] - 1)
         contrast = 1 + self.contrast * (2 * draws[1] - 1)
-        if brightness != 1 or contrast != 1:
+        gains = brightness * (1 + self.colour * (2 * draws[5:8] - 1))
+        if contrast != 1 or np.any(gains != 1):
             middle = brightness * frames.mean()
-            table = (np.arange(256) * brightness - middle) * contrast + middle
-            frames = np.clip(np.round(table), 0, 255).astype(np.uint8)[frames]
+            tables = (np.arange(256) * gains[:, None] - middle) * contrast + middle
+            tables = np.clip(np.round(tables), 0, 255).astype(np.uint8)
+            frames = np.stack([tables[channel][frames[..., channel]] for channel in range(3)], -1)
+        if draws[8] < self.grey_probability:
+            luma = np.round(frames @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+            frames = np.repeat(luma[..., None], 3, -1)
         if draws[2] < self.flip_probability:
             frames = frames[..., ::-1, :]
         height, width = frames.shape[-3:-1]

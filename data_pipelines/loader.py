@@ -114,7 +114,8 @@ class Loader:
         options = grain.ReadOptions(num_threads=self.num_threads, prefetch_buffer_size=2 * self.num_threads)
         if self.num_workers:
             if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()  # Grain's worker pool reads absl flags, which a library user has none of
+                # Grain's worker pool reads absl flags; a program without a command line has parsed none.
+                flags.FLAGS.mark_as_parsed()
             iterable = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
             iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.num_workers))
         else:

@@ -184,5 +184,5 @@ class Reader(Protocol):
         """Decodes one source, holding at most a chunk or so in memory.
 
         Raises:
-          BadDataError: The source is damaged (truncated, empty, not a number): a sentence that names the file.
+          BadDataError: The source is damaged (truncated, empty, NaN): a sentence that names the file.
         """

@@ -206,8 +206,8 @@ class SignalWindows:
         nominal = self._prepared.streams[self._stream].rate_hz
         if nominal is not None and abs(rate - nominal) > 1e-6 * nominal:
             raise BadDataError(
-                f"source {table.source_ids[table.source[rows[0]]]!r} of stream {self._stream!r} runs at {rate} "
-                f"Hz, the data set's other sources at {nominal} Hz; resample it before preparing"
+                f"source {table.source_ids[table.source[rows[0]]]!r} of stream {self._stream!r} runs at "
+                f"{rate} Hz, the data set's other sources at {nominal} Hz; resample it before preparing"
             )
         return rate, float(table.start_seconds[rows[0]])
 

@@ -41,6 +41,13 @@ class Outcome:
     seconds: Mapping[str, float]
 
 
+def check(experiment: Experiment) -> None:
+    """Raises UsageError at once for what would otherwise be found out when training is over."""
+    if experiment.config.eval.split not in PARTS:
+        raise UsageError(f"eval.split={experiment.config.eval.split!r}; it is one of {', '.join(PARTS)}")
+    _ = experiment.selection_metric, experiment.stages, control_models.names(experiment)
+
+
 def validate(
     experiment: Experiment, runtime: Runtime, eval_step: Callable, variables: Params
 ) -> dict[str, Any]:
@@ -118,8 +125,6 @@ def evaluate_run(
     Returns:
       What was written to ``results.json``.
     """
-    if part not in PARTS:
-        raise UsageError(f"eval.split={part!r} is unknown; it is one of {', '.join(PARTS)}")
     eval_step = runtime.compile(
         make_eval_step(experiment.model("evaluation", runtime.axis_name)), rows_out=True
     )
@@ -168,6 +173,7 @@ def evaluate_checkpoint(
       BadDataError: There is no such checkpoint.
     """
     experiment = make_experiment(config, data, fold=fold, seed=seed)
+    check(experiment)
     runtime = Runtime.create(config.parallelism)
     stage = experiment.stages[-1]
     folder = workdir / "checkpoints" / stage

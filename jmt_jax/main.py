@@ -33,23 +33,22 @@ Exit codes: 0 done, 2 usage, 3 bad data, 75 stopped (the same command goes on)."
 FLAGS = flags.FLAGS
 
 
-def define_flags(argv: list[str]) -> None:
-    """Defines the flags; ``--mode=eval`` without a config takes that of the run in ``--workdir``."""
-    flags.DEFINE_enum(
-        "mode", "train", ["train", "eval"], "train: train all stages and test; eval: test a checkpoint"
-    )
+def define_flags(argv: list[str]) -> list[str]:
+    """Defines the flags.
+
+    Returns:
+      The arguments; ``--mode=eval`` without a config takes that of the run in ``--workdir``.
+    """
+    flags.DEFINE_enum("mode", "train", ["train", "eval"], "train: all stages, then test; eval: a checkpoint")
     flags.DEFINE_string("workdir", "", "the run's folder; a dated one below runs/ if not given")
-    default = None
+    config_flags.DEFINE_config_file("config", None, "the configuration, e.g. configs/biovid.py", lock_config=True)
     workdir = _given(argv, "workdir")
-    if _given(argv, "mode") == "eval" and _given(argv, "config") is None and workdir:
-        if not (Path(workdir) / "config.json").is_file():
-            raise UsageError(
-                f"there is no run in {workdir}: it has no config.json; give the --workdir of a run"
-            )
-        default = f"{Path(__file__).with_name('run_config.py')}:{Path(workdir) / 'config.json'}"
-    config_flags.DEFINE_config_file(
-        "config", default, "the configuration, such as configs/biovid.py", lock_config=True
-    )
+    if _given(argv, "mode") != "eval" or _given(argv, "config") is not None or not workdir:
+        return argv
+    if not (Path(workdir) / "config.json").is_file():
+        raise UsageError(f"there is no run in {workdir}: it has no config.json; give the --workdir of a run")
+    loader = Path(__file__).with_name("run_config.py")
+    return [argv[0], f"--config={loader}:{Path(workdir) / 'config.json'}", *argv[1:]]
 
 
 def parse(argv: list[str]) -> None:
@@ -58,7 +57,7 @@ def parse(argv: list[str]) -> None:
     Raises:
       UsageError: A flag, a configuration key or a value is wrong; the message names the nearest known one.
     """
-    if config_flag := _given(argv, "config") or FLAGS["config"].default:
+    if config_flag := _given(argv, "config"):
         _check_keys(argv, config_flag)
     try:
         rest = FLAGS(argv)
@@ -92,9 +91,9 @@ def run() -> None:
 
 def main() -> int:
     """Entry point; returns the exit code."""
-    argv = sys.argv
     try:
-        define_flags(argv)
+        # ml_collections reads the overrides from sys.argv itself.
+        argv = sys.argv = define_flags(sys.argv)
         if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
             print(_help())
             return 0

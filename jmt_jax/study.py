@@ -36,6 +36,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     outcomes, written = [], {}
     for number, one in enumerate(runs, start=1):
         experiment = make_experiment(config, data, fold=one.fold, seed=one.seed)
+        evaluate.check(experiment)
         if evaluate.results_path(one.folder, "test").exists():
             logging.info(f"fold {one.fold + 1}, seed {one.seed} is finished: {one.folder}")
             written = evaluate.results.read(evaluate.results_path(one.folder, "test"))

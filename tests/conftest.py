@@ -48,5 +48,9 @@ def shared() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """One cache of samples and prepared data for all tests of a session."""
-    return tmp_path_factory.mktemp("cache")
+    """One cache of samples, prepared data and compiled programs for all tests of a session."""
+    from jmt_jax.runtime import enable_compilation_cache
+
+    folder = tmp_path_factory.mktemp("cache")
+    enable_compilation_cache(folder)
+    return folder

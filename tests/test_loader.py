@@ -191,7 +191,7 @@ def test_shuffled_labels_keep_each_subjects_counts(cache_dir, biovid):
 @given(seed=st.integers(0, 50))
 def test_augmentation_keeps_shape_and_type_and_follows_its_generator(seed):
     frames = np.random.default_rng(0).integers(0, 256, (2, 3, 12, 10, 3), dtype=np.uint8)
-    change = FrameAugmentation(0.2, 0.2, 0.5, 0.2)
+    change = FrameAugmentation(0.2, 0.2, 0.2, 0.5, 0.5, 0.2)
     one, other = (change(frames, np.random.default_rng(seed)) for _ in range(2))
     assert one.shape == frames.shape and one.dtype == np.uint8 and np.array_equal(one, other)
     assert np.array_equal(FrameAugmentation()(frames, np.random.default_rng(seed)), frames)

@@ -47,7 +47,7 @@ BIOVID = {
 STRESS_STREAMS = ("pulse", "skin_conductance", "temperature")
 STRESS = {
     "data.sample.subjects": 5,
-    "data.sample.seconds": 400,
+    "data.sample.seconds": 400.0,
     "data.sample.blocks": 4,
     "data.prepare_workers": 1,
     "protocol.folds": (0,),
