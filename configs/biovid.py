@@ -74,7 +74,7 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
             "augment": {
                 "brightness": 0.2,
                 "contrast": 0.2,
-                "colour": 0.1,
+                "colour": 0.0,
                 "grey_probability": 0.0,
                 "flip_probability": 0.5,
                 "shift": 0.08,
@@ -103,9 +103,9 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config.model.modality_dropout = 0.0
     config.model.visual = {
         "name": "r2plus1d",
-        "stem_width": 12,
+        "stem_width": 8,
         "stem_stride": 4,
-        "widths": (16, 32, 64),
+        "widths": (8, 16, 32),
         "blocks": (1, 1, 1),
         "reduction": "avg",
     }
@@ -134,7 +134,7 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config.training = config_dict.ConfigDict()
     config.training.stages = "visual,physio,fusion"  # or e.g. joint
     config.training.label_smoothing = 0.0
-    config.training.visual = _stage(epochs=24, eval_every_epochs=2.0, learning_rate=4e-3)
+    config.training.visual = _stage(epochs=30, eval_every_epochs=3.0, learning_rate=4e-3, global_batch_size=16)
     config.training.physio = _stage(epochs=12, eval_every_epochs=2.0)
     config.training.fusion = _stage(epochs=8, eval_every_epochs=2.0)
     config.training.joint = _stage(epochs=16, eval_every_epochs=2.0)

@@ -39,9 +39,9 @@ def define_flags(argv: list[str]) -> list[str]:
     Returns:
       The arguments; ``--mode=eval`` without a config takes that of the run in ``--workdir``.
     """
-    flags.DEFINE_enum("mode", "train", ["train", "eval"], "train: all stages, then test; eval: a checkpoint")
+    flags.DEFINE_enum("mode", "train", ["train", "eval"], "train, then test; or eval: test a checkpoint")
     flags.DEFINE_string("workdir", "", "the run's folder; a dated one below runs/ if not given")
-    config_flags.DEFINE_config_file("config", None, "the configuration, e.g. configs/biovid.py", lock_config=True)
+    config_flags.DEFINE_config_file("config", None, "the configuration, e.g. configs/biovid.py")
     workdir = _given(argv, "workdir")
     if _given(argv, "mode") != "eval" or _given(argv, "config") is not None or not workdir:
         return argv
