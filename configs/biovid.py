@@ -134,7 +134,9 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config.training = config_dict.ConfigDict()
     config.training.stages = "visual,physio,fusion"  # or e.g. joint
     config.training.label_smoothing = 0.0
-    config.training.visual = _stage(epochs=30, eval_every_epochs=3.0, learning_rate=4e-3, global_batch_size=16)
+    config.training.visual = _stage(
+        epochs=30, eval_every_epochs=3.0, learning_rate=4e-3, global_batch_size=16
+    )
     config.training.physio = _stage(epochs=12, eval_every_epochs=2.0)
     config.training.fusion = _stage(epochs=8, eval_every_epochs=2.0)
     config.training.joint = _stage(epochs=16, eval_every_epochs=2.0)
