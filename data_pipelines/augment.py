@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import cv2
 import numpy as np
 
 
@@ -33,22 +34,22 @@ class FrameAugmentation:
         contrast = 1 + self.contrast * (2 * draws[1] - 1)
         gains = brightness * (1 + self.colour * (2 * draws[5:8] - 1))
         if contrast != 1 or np.any(gains != 1):
-            middle = brightness * frames.mean()
+            middle = brightness * np.mean(cv2.mean(frames.reshape(-1, *frames.shape[-2:]))[:3])
             tables = (np.arange(256) * gains[:, None] - middle) * contrast + middle
             tables = np.clip(np.round(tables), 0, 255).astype(np.uint8)
-            frames = np.stack([tables[channel][frames[..., channel]] for channel in range(3)], -1)
+            frames = cv2.LUT(frames.reshape(-1, frames.shape[-2], 3), tables.T[None]).reshape(frames.shape)
         if draws[8] < self.grey_probability:
             luma = np.round(frames @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
             frames = np.repeat(luma[..., None], 3, -1)
-        if draws[2] < self.flip_probability:
-            frames = frames[..., ::-1, :]
         height, width = frames.shape[-3:-1]
         down = round(self.shift * height * (2 * draws[3] - 1))
         right = round(self.shift * width * (2 * draws[4] - 1))
-        if down or right:
-            rows = np.clip(np.arange(height) - down, 0, height - 1)
+        flipped = draws[2] < self.flip_probability
+        if down:
+            frames = np.take(frames, np.clip(np.arange(height) - down, 0, height - 1), axis=-3)
+        if right or flipped:
             columns = np.clip(np.arange(width) - right, 0, width - 1)
-            frames = frames[..., rows, :, :][..., columns, :]
+            frames = np.take(frames, width - 1 - columns if flipped else columns, axis=-2)
         return np.ascontiguousarray(frames)
 
 

@@ -293,9 +293,10 @@ class PreparedSet:
             if min(missing) < 0 or max(missing) >= len(table):
                 raise IndexError(f"stream {stream!r} has rows 0 to {len(table) - 1}, asked for {missing}")
             try:
-                examples = self._data_source(stream).__getitems__(missing)
-                for row, example in zip(missing, examples, strict=True):
-                    chunks[row] = self._decode(stream, row, example)
+                data_source = self._data_source(stream)
+                for row in missing:
+                    # One by one: __getitems__ starts a pool of threads for each call, which takes longer.
+                    chunks[row] = self._decode(stream, row, data_source[row])
             except BadDataError:
                 raise
             except Exception as error:

@@ -18,6 +18,8 @@ from data_pipelines.loader import Batch, Shard
 
 DATA_AXIS = "data"
 PARALLELISMS = ("jit", "pmap")
+# Initialisation is many small random draws: compiling them well takes far longer than running them.
+_QUICK_CPU_COMPILATION = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +124,12 @@ class Runtime:
         if jax.process_count() > 1:
             return multihost_utils.process_allgather(tree, tiled=True)
         return jax.tree.map(np.asarray, tree)
+
+    def compile_once(self, make: Callable[..., Any]) -> Callable:
+        """A function that makes a state, compiled quickly as it runs once; its value is on every device."""
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        options = _QUICK_CPU_COMPILATION if on_cpu else None
+        return jax.jit(make, out_shardings=self.replicated, compiler_options=options)
 
     def compile(
         self, step: Callable[..., Any], *, donate_state: bool = False, rows_out: bool = False

@@ -75,7 +75,7 @@ class Stage:
         variables = self._initial_variables(backbones)
         trainable = self._experiment.trainable(self._name, variables["params"])
         create = functools.partial(TrainState.create, optimizer=self._optimizer, trainable=trainable)
-        state = jax.jit(create, out_shardings=self._runtime.replicated)(variables)
+        state = self._runtime.compile_once(create)(variables)
         state = self._restore(state)
         if int(state.step) < self._total_steps:
             learned = sum(x.size for name in trainable for x in jax.tree.leaves(state.params[name]))
@@ -97,7 +97,7 @@ class Stage:
         def init(batch: Any) -> Params:
             return self._model.init(key, batch["inputs"], batch["masks"], train=False)
 
-        variables = dict(jax.jit(init, out_shardings=self._runtime.replicated)(example))
+        variables = dict(self._runtime.compile_once(init)(example))
         variables.setdefault("batch_stats", {})
         for kind, tree in backbones.items():
             known = {name: value for name, value in tree.items() if name in variables[kind]}

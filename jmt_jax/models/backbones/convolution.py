@@ -20,7 +20,7 @@ Padding = tuple[tuple[int, int], ...]
 Triple = tuple[int, int, int]
 
 # From this many input channels on, a kernel's gradient is faster as matrix products than as a convolution.
-MATMUL_GRADIENT_CHANNELS = 32
+MATMUL_GRADIENT_CHANNELS = 16
 # Up to this many output steps, products per (step, tap) beat products per tap, whose slices must be copied.
 UNROLLED_STEPS = 16
 
