@@ -133,6 +133,7 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
 
     config.training = config_dict.ConfigDict()
     config.training.stages = "visual,physio,fusion"  # or e.g. joint
+    config.training.backbones_from = ""  # a run's folder: streams that it trained are not trained again
     config.training.label_smoothing = 0.0
     config.training.visual = _stage(
         epochs=30, eval_every_epochs=3.0, learning_rate=4e-3, global_batch_size=16

@@ -119,6 +119,7 @@ def get_config() -> config_dict.ConfigDict:
 
     config.training = config_dict.ConfigDict()
     config.training.stages = "pulse,skin_conductance,temperature,fusion"
+    config.training.backbones_from = ""  # a run's folder: streams that it trained are not trained again
     config.training.label_smoothing = 0.0
     config.training.pulse = _stage()
     config.training.skin_conductance = _stage()

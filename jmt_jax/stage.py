@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from data_pipelines.errors import BadDataError
 from jmt_jax import evaluate, logging
 from jmt_jax.checkpoint import Checkpoints, to_json
 from jmt_jax.experiment import Experiment
@@ -87,6 +88,27 @@ class Stage:
         self._checkpoints.wait()
         best = self._checkpoints.restore_variables(self._checkpoints.best_step(), state.variables)
         self._checkpoints.close()
+        return best
+
+    def adopt(self, folder: Path) -> Params:
+        """The best variables out of the checkpoints of another run's same stage.
+
+        Args:
+          folder: Of that stage's checkpoints.
+
+        Raises:
+          BadDataError: That stage is not finished.
+        """
+        self._checkpoints.close()
+        checkpoints = Checkpoints(folder, read_only=True)
+        latest = checkpoints.latest_step()
+        if latest is None or latest < self._total_steps:
+            raise BadDataError(
+                f"{folder} is at step {latest} of {self._total_steps}; run that study to its end first"
+            )
+        best = checkpoints.restore_variables(checkpoints.best_step(), self._initial_variables({}))
+        checkpoints.close()
+        logging.info(f"stage {self._name}: taken from {folder}")
         return best
 
     def _initial_variables(self, backbones: Params) -> Params:

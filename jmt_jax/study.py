@@ -13,6 +13,7 @@ from data_pipelines.errors import UsageError
 from jmt_jax import evaluate, logging, report
 from jmt_jax.experiment import Config, Data, make_experiment, num_folds, open_data
 from jmt_jax.train import train_and_evaluate
+from jmt_jax.trained_backbones import flat, fold_folder
 
 
 class _Run(NamedTuple):
@@ -88,7 +89,7 @@ def _runs(config: Config, data: Data, workdir: Path) -> list[_Run]:
         raise UsageError(f"seeds are {seeds}, folds are {folds}; name at least one, each once")
     if len(folds) * len(seeds) == 1:
         return [_Run(folds[0], seeds[0], workdir)]
-    return [_Run(fold, seed, workdir / f"fold_{fold}_seed_{seed}") for seed in seeds for fold in folds]
+    return [_Run(fold, seed, fold_folder(workdir, fold, seed)) for seed in seeds for fold in folds]
 
 
 def _write_config(config: Config, workdir: Path) -> None:
@@ -96,7 +97,7 @@ def _write_config(config: Config, workdir: Path) -> None:
     path = workdir / "config.json"
     text = json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
     if path.exists() and path.read_text() != text:
-        old, new = _flat(json.loads(path.read_text())), _flat(json.loads(text))
+        old, new = flat(json.loads(path.read_text())), flat(json.loads(text))
         changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
         raise UsageError(
             f"{workdir} holds a run with another configuration (different: {', '.join(changed[:5])}); give "
@@ -105,13 +106,3 @@ def _write_config(config: Config, workdir: Path) -> None:
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        name: value
-        for key, branch in tree.items()
-        for name, value in _flat(branch, f"{prefix}.{key}" if prefix else key).items()
-    }

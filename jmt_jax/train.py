@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jmt_jax import evaluate, logging
+from jmt_jax import evaluate, logging, trained_backbones
 from jmt_jax.experiment import Config, Data, Experiment, make_experiment, open_data
 from jmt_jax.runtime import Runtime
 from jmt_jax.stage import Stage
@@ -54,7 +54,9 @@ def train_and_evaluate(
     variables: Params = {}
     for name in experiment.stages:
         stage_started = time.monotonic()
-        variables = Stage(experiment, name, runtime, workdir, metrics_file).train(backbones)
+        one = Stage(experiment, name, runtime, workdir, metrics_file)
+        trained = trained_backbones.find(config, name, fold, seed)
+        variables = one.adopt(trained) if trained else one.train(backbones)
         for kind, tree in variables.items():
             backbones[kind].update({part: tree[part] for part in tree if part.startswith("backbone_")})
         seconds[name] = time.monotonic() - stage_started

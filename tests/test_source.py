@@ -146,13 +146,13 @@ def test_cache_keeps_what_was_read_last_within_its_bytes(prepared, monkeypatch):
     few = PreparedSet.open(prepared.path, max_cache_bytes=int(size * 2.6))
     asked = []
     source = few._data_source("body")
-    monkeypatch.setattr(few, "_data_source", lambda stream: asked_source)
 
-    class asked_source:
-        @staticmethod
-        def __getitems__(rows):
-            asked.extend(rows)
-            return source.__getitems__(rows)
+    class AskedSource:
+        def __getitem__(self, row):
+            asked.append(row)
+            return source[row]
+
+    monkeypatch.setattr(few, "_data_source", lambda stream: AskedSource())
 
     few.read("body", [0, 1])
     few.read("body", [0])

@@ -154,6 +154,22 @@ def test_the_papers_protocol_warns_of_both_leaks(cache_dir, tmp_path):
     assert written["split"]["selection"] == "test" and len(written["split"]["warnings"]) >= 2
 
 
+def test_backbones_of_another_run_are_not_trained_again(finished, cache_dir, tmp_path):
+    _, trained, written = finished
+    options = {"training__label_smoothing": 0.1, "training__backbones_from": str(trained)}
+    again = study.run(tiny.shrunk("biovid", cache_dir, **options), tmp_path / "same")
+    assert again["metrics"] == written["metrics"]
+    assert {row["stage"] for row in _rows(tmp_path / "same")} == {"fusion"}
+    study.run(tiny.shrunk("biovid", cache_dir, **options, model__fusion="concat"), tmp_path / "concat")
+    for changed, error, message in (
+        ({"model__physio__features": 4}, UsageError, "model.physio.features"),
+        ({"seeds": (1,)}, BadDataError, "seed 1"),
+        ({"training__backbones_from": str(tmp_path)}, BadDataError, "config.json"),
+    ):
+        with pytest.raises(error, match=message):
+            study.run(tiny.shrunk("biovid", cache_dir, **{**options, **changed}), tmp_path / message)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
