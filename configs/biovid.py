@@ -125,6 +125,8 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
         "num_heads": 1,
         "num_layers": 1,
         "output": "self_attention",
+        "l2_norm": True,
+        "dropout": 0.1,
     }
     config.model.concat = {"dim": 64}
     config.model.unimodal = {}
@@ -139,7 +141,7 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
         epochs=30, eval_every_epochs=3.0, learning_rate=4e-3, global_batch_size=16
     )
     config.training.physio = _stage(epochs=12, eval_every_epochs=2.0)
-    config.training.fusion = _stage(epochs=8, eval_every_epochs=2.0)
+    config.training.fusion = _stage(epochs=8, eval_every_epochs=2.0, learning_rate=5e-4)
     config.training.joint = _stage(epochs=16, eval_every_epochs=2.0)
 
     config.eval = config_dict.ConfigDict()
@@ -169,6 +171,7 @@ def _paper(config: config_dict.ConfigDict) -> None:
         "num_layers": 1,
         "output": "sequence",
         "l2_norm": False,
+        "dropout": 0.0,
     }
     config.model.concat = {"dim": 512}
     config.model.head = {"name": "mlp", "hidden": (1024, 512, 256, 64), "dropout": 0.0, "pooling": "last"}
