@@ -24,8 +24,8 @@ from jmt_jax.torch_pickle import shown
 
 COLLECTIONS = ("params", "batch_stats")
 SUFFIX = ".safetensors"
-OPTIONAL = ("absent", "projection")
-"""What weights from elsewhere may lack: the vector for an absent stream, a Linear to another width."""
+OPTIONAL = ("absent", "projection", "tcn")
+"""What weights from elsewhere may lack: the vector for an absent stream, a Linear to another width, the TCN."""
 
 
 def save_weights(path: Path, variables: Mapping[str, Any], config: Mapping[str, Any]) -> None:
