@@ -52,9 +52,7 @@ class Unit(nn.Module):
     def __call__(self, inputs: jax.Array, mask: jax.Array | None, *, train: bool) -> jax.Array:
         """[N, T, H, W, C] -> [N, T', H', W', features]."""
         x = Conv3D(self.features, self.kernel_size, self.strides, self.dtype, "same", name="conv")(inputs)
-        norm = BatchNorm(
-            epsilon=BATCH_NORM_EPSILON, axis_name=self.axis_name, dtype=self.dtype, name="norm"
-        )
+        norm = BatchNorm(epsilon=BATCH_NORM_EPSILON, axis_name=self.axis_name, dtype=self.dtype, name="norm")
         return nn.relu(norm(x, mask, train=train))
 
 

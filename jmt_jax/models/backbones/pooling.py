@@ -32,6 +32,7 @@ def max_pool(x: jax.Array, window: Triple, strides: Triple) -> jax.Array:
         x = lax.slice_in_dim(padded, 0, last, stride, axis)
         for offset in range(1, size):
             other = lax.slice_in_dim(padded, offset, offset + last, stride, axis)
-            # Not jnp.maximum: its gradient looks for equality with a value that XLA may have rounded otherwise.
+            # Not jnp.maximum: its gradient looks for equality with a value that XLA may have rounded
+            # otherwise.
             x = jnp.where(other > x, other, x)
     return x

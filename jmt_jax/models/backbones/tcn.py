@@ -1,4 +1,4 @@
-"""A temporal convolutional network: causal, dilated, weight-normalised (Bai et al. 2018; facts A6, after I3D)."""
+"""A temporal convolutional network: causal, dilated, weight-normalised (Bai et al. 2018; facts A6)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jmt_jax.models.layers import Dropout, Linear
 
 LEAK = 0.01
 """Slope of the LeakyReLU below zero."""
-_LEAST_SQUARED_LENGTH = 1e-30
+_LEAST_SQUARED_LENGTH = 1e-20  # its gradient needs the power -3/2 of it, which has to be finite
 
 
 class CausalConv(nn.Module):
