@@ -52,6 +52,10 @@ CONVOLUTION = Layout(
     lambda x: [np.moveaxis(x, (0, 1), (-1, -2))], lambda ours: np.moveaxis(ours[0], (-1, -2), (0, 1))
 )
 """(out, in, *kernel) <-> (*kernel, in, out)."""
+POINTWISE = Layout(lambda x: [x[..., 0].T], lambda ours: ours[0].T[..., None])
+"""A convolution of one tap, (out, in, 1) <-> a Linear's (in, out)."""
+LENGTHS = Layout(lambda x: [x.reshape(-1)], lambda ours: ours[0][:, None, None])
+"""The weight_g of torch's weight norm, (out, 1, 1) <-> (out,)."""
 STACKED_KERNELS = Layout(
     lambda x: [part.T for part in np.split(x, 3)], lambda ours: np.concatenate([part.T for part in ours])
 )
@@ -279,3 +283,46 @@ def _stages(
                 rules += batch_norm(f"{there}downsample.1.", (here, "shortcut_norm"))
             channels = width
     return rules
+
+
+def i3d() -> list[Rule]:
+    """I3D of the Kinetics release without its classifier."""
+
+    def unit(torch: str, ours: Path) -> list[Rule]:
+        return [
+            *convolution(torch + "conv3d.", (*ours, "conv")),
+            *batch_norm(torch + "bn.", (*ours, "norm")),
+        ]
+
+    stem = {"Conv3d_1a_7x7.": "stem1", "Conv3d_2b_1x1.": "stem2_reduce", "Conv3d_2c_3x3.": "stem2"}
+    rules = [rule for torch, ours in stem.items() for rule in unit(torch, (ours,))]
+    branches = {
+        "b0.": "branch0",
+        "b1a.": "branch1_reduce",
+        "b1b.": "branch1",
+        "b2a.": "branch2_reduce",
+        "b2b.": "branch2",
+        "b3b.": "branch3",
+    }
+    for module in ("3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c"):
+        for torch, ours in branches.items():
+            rules += unit(f"Mixed_{module}.{torch}", (f"stage{module}", ours))
+    return rules
+
+
+def tcn(levels: int = 4) -> list[Rule]:
+    """The TCN after the reference's I3D; its first level alone has a shortcut.
+
+    Each convolution stands in a file twice, as conv1 or conv2 and in the sequence `net`, and is one tensor
+    in torch. The sequence is what runs, so its names are read.
+    """
+    rules = []
+    for level in range(levels):
+        there, here = f"network.{level}.", f"level{level}"
+        for torch, ours in (("net.0.", "conv1"), ("net.4.", "conv2")):
+            rules += [
+                Rule(f"{there}{torch}weight_v", (("params", here, ours, "direction"),), CONVOLUTION),
+                Rule(f"{there}{torch}weight_g", (("params", here, ours, "scale"),), LENGTHS),
+                Rule(f"{there}{torch}bias", (("params", here, ours, "bias"),), SAME),
+            ]
+    return rules + linear("network.0.downsample.", ("level0", "shortcut"), POINTWISE)

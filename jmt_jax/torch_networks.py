@@ -56,6 +56,7 @@ class Network:
 
 _VIDEO_CLIP = (1, 1, 8, 112, 112, 3)
 _CLASSIFIER = "the classifier of the data it was trained on"
+_PRETRAINING_HEAD = "a head that the backbone was trained with"
 _NEVER_READ = "built by the reference and never read"
 _HEADS = (
     "the number of attention heads stands in no weight; give the model as many as the file was trained with"
@@ -86,6 +87,27 @@ def _r3d(shapes: Shapes, streams: Sequence[str]) -> Plan:
     del shapes, streams
     rules = torch_names.under(torch_names.r3d(), "", (BACKBONE,))
     return Plan(rules, {BACKBONE: {"name": "r3d", "reduction": "avg"}}, {BACKBONE: _VIDEO_CLIP})
+
+
+_TCN_LEVELS = 4
+
+
+def _i3d_tcn(shapes: Shapes, streams: Sequence[str]) -> Plan:
+    """The reference's I3D and the TCN over its steps (facts A6)."""
+    del shapes, streams
+    rules = [
+        *torch_names.under(torch_names.i3d(), "i3d_WSDDA.", (BACKBONE,)),
+        *torch_names.under(torch_names.tcn(_TCN_LEVELS), "temporal.", (BACKBONE, "tcn")),
+    ]
+    return Plan(rules, {BACKBONE: {"name": "i3d"}}, {BACKBONE: _VIDEO_CLIP})
+
+
+def _i3d_kinetics(shapes: Shapes, streams: Sequence[str]) -> Plan:
+    """I3D alone; the release was trained on frames in [-1, 1]."""
+    del shapes, streams
+    rules = torch_names.under(torch_names.i3d(), "", (BACKBONE,))
+    config = {"name": "i3d", "tcn_widths": [], "reduction": "avg", "mean": [0.5] * 3, "std": [0.5] * 3}
+    return Plan(rules, {BACKBONE: config}, {BACKBONE: _VIDEO_CLIP})
 
 
 def _physio_conv1d(shapes: Shapes, streams: Sequence[str]) -> Plan:
@@ -189,6 +211,25 @@ NETWORKS: dict[str, Network] = {
     ),
     "r3d_18": Network(
         "R3D-18 for video: torchvision's Kinetics-400 weights", _r3d, dead={"fc.": _CLASSIFIER}
+    ),
+    "i3d_tcn": Network(
+        "I3D and the TCN over its steps, out of the reference's all_backbones.pt",
+        _i3d_tcn,
+        dead={
+            "i3d_WSDDA.logits.": _CLASSIFIER,
+            **dict.fromkeys(("predictions.", "vregressor.", "aregressor."), _PRETRAINING_HEAD),
+            **{
+                f"temporal.network.{level}.{name}.": "the tensor that stands under net as well"
+                for level in range(_TCN_LEVELS)
+                for name in ("conv1", "conv2")
+            },
+        },
+    ),
+    "i3d_kinetics": Network(
+        "I3D for video: the Kinetics release as PyTorch has it, rgb_imagenet.pt, without a TCN",
+        _i3d_kinetics,
+        dead={"logits.": _CLASSIFIER},
+        note="the file has no TCN: a model whose `tcn_widths` are not () starts with one that is untrained",
     ),
     "physio_conv1d": Network(
         "the 1-D CNN for physiological signals, of any length and number of channels",

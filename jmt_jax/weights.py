@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from jmt_jax.torch_pickle import shown
 
 COLLECTIONS = ("params", "batch_stats")
 SUFFIX = ".safetensors"
-OPTIONAL = ("absent", "projection")
-"""What weights from elsewhere may lack: the vector for an absent stream, a Linear to another width."""
+OPTIONAL = ("absent", "projection", "tcn")
+"""What weights from elsewhere may lack, each as a whole: the vector for an absent stream, a Linear to another
+width, the TCN."""
 
 
 def save_weights(path: Path, variables: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -159,7 +160,7 @@ def _compare(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: Path) -> 
                 "give a file of the same network, or change the model's widths"
             )
     missing = [name for name in wanted if name not in given]
-    needed = [name for name in missing if not any(part in OPTIONAL for part in name.split("/"))]
+    needed = [name for name in missing if not _dispensable(name, given)]
     foreign = [name for name in given if name not in wanted]
     for what, names in (("lacks", needed), ("has, unlike this model,", foreign)):
         if names:
@@ -168,6 +169,16 @@ def _compare(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: Path) -> 
                 f"in {path.with_suffix('.json').name}"
             )
     return missing
+
+
+def _dispensable(name: str, given: Iterable[str]) -> bool:
+    """Whether a missing weight belongs to an optional part of which the file has nothing at all."""
+    names = name.split("/")
+    for depth, part in enumerate(names, start=1):
+        if part in OPTIONAL:
+            whole = "/".join(names[:depth])
+            return not any(other == whole or other.startswith(whole + "/") for other in given)
+    return False
 
 
 def _merge(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:

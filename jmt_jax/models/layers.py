@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -163,10 +164,13 @@ class Dropout(nn.Module):
     Attributes:
       rate: Probability of a zero, in [0, 1).
       axis_name: The pmap axis, or None.
+      shared_axes: Along these, never the first, one draw counts for all values: with the axis of time, whole
+        channels of a sample are dropped, as torch's Dropout2d does.
     """
 
     rate: float
     axis_name: str | None = None
+    shared_axes: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, inputs: jax.Array, *, train: bool = False) -> jax.Array:
@@ -174,9 +178,8 @@ class Dropout(nn.Module):
         if not train or self.rate == 0.0:
             return inputs
         key = self.make_rng("dropout")
-        kept = draw_rows(
-            lambda shape: jax.random.bernoulli(key, 1 - self.rate, shape), inputs.shape, self.axis_name
-        )
+        shape = tuple(1 if axis in self.shared_axes else size for axis, size in enumerate(inputs.shape))
+        kept = draw_rows(lambda rows: jax.random.bernoulli(key, 1 - self.rate, rows), shape, self.axis_name)
         return jnp.where(kept, inputs / (1 - self.rate), 0).astype(inputs.dtype)
 
 
@@ -185,22 +188,29 @@ class Conv3D(nn.Module):
 
     Attributes:
       features: Output channels.
-      kernel_size: (time, height, width), odd; padded with half of it on each side, as torch's `padding=k//2`.
+      kernel_size: (time, height, width), odd.
       strides: (time, height, width).
       dtype: Type of the computation; the kernel [kt, kh, kw, in, out] is float32.
+      padding: Zeros around the input. `half`: half of the kernel on each side, as torch's `padding=k//2`;
+        `same`: as TensorFlow, see `convolution.same_padding`. They differ where a stride is not 1.
     """
 
     features: int
     kernel_size: tuple[int, int, int]
     strides: tuple[int, int, int] = (1, 1, 1)
     dtype: jnp.dtype = jnp.float32
+    padding: Literal["half", "same"] = "half"
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """[N, T, H, W, in] -> [N, T', H', W', features]."""
         shape = (*self.kernel_size, inputs.shape[-1], self.features)
         kernel = self.param("kernel", initializers.video_kernel, shape, jnp.float32)
-        padding = tuple((size // 2, size // 2) for size in self.kernel_size)
+        if self.padding == "same":
+            axes = zip(inputs.shape[1:4], self.kernel_size, self.strides, strict=True)
+            padding = tuple(convolution.same_padding(*axis) for axis in axes)
+        else:
+            padding = tuple((size // 2, size // 2) for size in self.kernel_size)
         return convolution.conv3d(inputs.astype(self.dtype), kernel.astype(self.dtype), self.strides, padding)
 
 

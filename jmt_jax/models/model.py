@@ -12,6 +12,7 @@ from flax import linen as nn
 from jax import lax
 
 from jmt_jax.models.backbones.conv1d import SignalCNN
+from jmt_jax.models.backbones.i3d import I3D
 from jmt_jax.models.backbones.identity import Identity
 from jmt_jax.models.backbones.r2plus1d import R2Plus1D
 from jmt_jax.models.backbones.r3d import R3D
@@ -23,6 +24,7 @@ from jmt_jax.models.layers import draw_rows
 BACKBONES: dict[str, type[nn.Module]] = {
     "r2plus1d": R2Plus1D,
     "r3d": R3D,
+    "i3d": I3D,
     "conv1d": SignalCNN,
     "identity": Identity,
 }

@@ -52,6 +52,15 @@ def conv1d(inputs: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return outputs[:, :, 0, 0]
 
 
+def same_padding(length: int, size: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's SAME along one axis: (before, after) so that ceil(length / stride) outputs come of it.
+
+    The odd one, if any, stands after.
+    """
+    total = max((-(-length // stride) - 1) * stride + size - length, 0)
+    return total // 2, total - total // 2
+
+
 def plain_conv3d(inputs: jax.Array, kernel: jax.Array, strides: Triple, padding: Padding) -> jax.Array:
     """`conv3d` as one XLA convolution: what accelerators are built for, and what the tests compare with."""
     return lax.conv_general_dilated(
