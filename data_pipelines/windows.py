@@ -129,9 +129,9 @@ class PaperSequences:
     Frames are numbered from 1, as the files of the release are.
 
     Attributes:
-      targets: int64 [N, 16], the frame that each token is about, ascending; may lie past the end of the video.
-      frames: int64 [N, 16, 8], the frames that each token sees, chronological, the newest last; `NO_FRAME` all
-        along where it has none.
+      targets: int64 [N, 16], the frame that each token is about, ascending; may lie past the video's end.
+      frames: int64 [N, 16, 8], the frames that each token sees, chronological, the newest last; `NO_FRAME`
+        all along where it has none.
     """
 
     targets: np.ndarray
