@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from golden_case import quick_jit, relative_error
 
-from jmt_jax import convert, torch_names
+from data_pipelines.errors import BadDataError, UsageError
+from jmt_jax import convert, torch_names, weights
 from jmt_jax.models import build_backbone, build_model, present
 from jmt_jax.torch_networks import NETWORKS
 
@@ -162,6 +163,30 @@ def test_what_cannot_be_built():
         model.init(jax.random.key(0), {"a": (x, x)})
 
 
+def test_each_backbone_starts_from_its_own_file(tmp_path):
+    model = build_model(("audio",), {"audio": PAIR}, {"name": "unimodal"}, HEAD)
+    inputs, masks = batch()
+    variables = made_up(model, {"audio": inputs}, {"audio": masks})
+    resnet = build_backbone(RESNET | {"gru_layers": 1})
+    alone = made_up(build_backbone(RESNET), inputs[0])
+    path, lines = tmp_path / "resnet.safetensors", []
+    weights.save_weights(path, {kind: {"backbone": tree} for kind, tree in alone.items()}, {})
+    after = weights.apply_weights(variables, "audio", path, lines.append, part="first")
+    assert jax.tree.structure(after) == jax.tree.structure(variables)
+    for kind, tree in alone.items():
+        jax.tree.map(np.testing.assert_array_equal, after[kind]["backbone_audio"]["first"], tree)
+    joint = "token_encoder"
+    assert after["params"]["backbone_audio"][joint] is variables["params"]["backbone_audio"][joint]
+    assert lines == [f"backbone_audio/first: weights of {path}"]
+    with pytest.raises(UsageError, match="no part third.*first and second"):
+        weights.apply_weights(variables, "audio", path, part="third")
+    # A GRU after the network keeps its own values.
+    longer = {kind: {"backbone_audio": tree} for kind, tree in made_up(resnet, inputs[0]).items()}
+    after = weights.apply_weights(longer, "audio", path, lines.append)
+    assert "backbone_audio/params/gru/layer0_forward/input_bias" in lines[-1]
+    assert after["params"]["backbone_audio"]["gru"] == longer["params"]["backbone_audio"]["gru"]
+
+
 # --- files with several networks ---
 
 
@@ -198,5 +223,5 @@ def test_one_network_out_of_a_file_of_many(all_backbones, network, prefix, modul
     conversion.check()
     assert conversion.prefix == module + prefix
     assert len(conversion.mapped) + len(conversion.left_out) == len(state)
-    with pytest.raises(Exception, match="the file has none of the names of intra_modal|lacks"):
+    with pytest.raises(BadDataError, match="lacks"):
         convert.convert(state, "intra_modal").check()
