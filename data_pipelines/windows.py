@@ -6,7 +6,17 @@ sees of itself at each of them. Nothing here touches media; every function maps 
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+
+PAPER_TOKENS = 16
+"""S of the paper's Affwild2 sequences."""
+PAPER_STEP_FRAMES = 32
+"""Between two targets; also how far back a target's own frames reach."""
+PAPER_FRAMES_PER_TOKEN = 8
+NO_FRAME = 0
+"""Stands where a token has no frame; the frames themselves are numbered from 1."""
 
 
 def segment_frames(
@@ -110,3 +120,113 @@ def trailing_samples(
     length = max(1, round(window_seconds * rate_hz))
     last = np.round((np.asarray(token_seconds) - first_sample_seconds) * rate_hz).astype(np.int64)
     return last[:, None] - length + np.arange(length)
+
+
+@dataclasses.dataclass(frozen=True)
+class PaperSequences:
+    """The paper's sequences of one Affwild2 video.
+
+    Frames are numbered from 1, as the files of the release are.
+
+    Attributes:
+      targets: int64 [N, 16], the frame that each token is about, ascending; may lie past the video's end.
+      frames: int64 [N, 16, 8], the frames that each token sees, chronological, the newest last; `NO_FRAME`
+        all along where it has none.
+    """
+
+    targets: np.ndarray
+    frames: np.ndarray
+
+    @property
+    def mask(self) -> np.ndarray:
+        """bool [N, 16], True where a token has frames."""
+        return self.frames[..., -1] != NO_FRAME
+
+
+def paper_targets(num_frames: int, split: str) -> np.ndarray:
+    """The targets of all sequences of a video, before any is dropped (reference facts B2).
+
+    A sequence has 16 targets 32 frames apart. 32 sequences, each one frame later than the one before, make
+    every frame of a 512-frame block a target exactly once; then comes the next block.
+
+    Args:
+      num_frames: Frames of the video.
+      split: ``train``, ``validation`` or ``test``; the first stops one frame earlier.
+
+    Returns:
+      int64 [N, 16]; the last block reaches past the end of the video.
+
+    Raises:
+      ValueError: ``num_frames`` is not positive, or there is no such split.
+    """
+    if num_frames < 1:
+        raise ValueError(f"a video needs at least one frame, got {num_frames}")
+    if split not in ("train", "validation", "test"):
+        raise ValueError(f"split is {split!r}; it can be train, validation or test")
+    span = (PAPER_TOKENS - 1) * PAPER_STEP_FRAMES
+    limit = num_frames + span + (1 if split == "train" else 2)
+    block = PAPER_TOKENS * PAPER_STEP_FRAMES
+    starts = np.arange(1, num_frames + 2, block)  # of the blocks' first targets
+    ends = (starts[:, None] + span + np.arange(PAPER_STEP_FRAMES)).ravel()
+    ends = ends[ends < limit].astype(np.int64)
+    return ends[:, None] - span + PAPER_STEP_FRAMES * np.arange(PAPER_TOKENS)
+
+
+def paper_token_frames(targets: np.ndarray, available: np.ndarray) -> np.ndarray:
+    """Which 8 frames a token sees of the 32 that end at its target (reference facts B2).
+
+    Of the n frames that exist among them: every 4th counted back from the newest where all 32 do, every 3rd
+    from 24 on, every 2nd from 16 on, else all; of these the last 8. Fewer than 8 are filled up with the last.
+
+    Args:
+      targets: int64, any shape.
+      available: Numbers of the frames that exist (with a face and, in the paper, a label), strictly
+        ascending.
+
+    Returns:
+      int64 [..., 8], chronological; `NO_FRAME` all along where none of the 32 exists.
+
+    Raises:
+      ValueError: ``available`` does not ascend strictly from 1 or later.
+    """
+    available = np.asarray(available, np.int64)
+    if available.ndim != 1 or np.any(np.diff(available, prepend=0) <= 0):
+        raise ValueError("the frames that exist must be numbers of 1 and more that ascend strictly")
+    targets = np.asarray(targets)
+    first = np.searchsorted(available, targets - PAPER_STEP_FRAMES, side="right")
+    past = np.searchsorted(available, targets, side="right")
+    count = past - first
+    every = np.maximum(count // PAPER_FRAMES_PER_TOKEN, 1)
+    place = np.arange(PAPER_FRAMES_PER_TOKEN)
+    back = every[..., None] * (PAPER_FRAMES_PER_TOKEN - 1 - place)
+    enough = (count >= PAPER_FRAMES_PER_TOKEN)[..., None]
+    chosen = np.where(
+        enough, past[..., None] - 1 - back, first[..., None] + np.minimum(place, count[..., None] - 1)
+    )
+    if not len(available):
+        return np.full(chosen.shape, NO_FRAME, np.int64)
+    frames = available[np.clip(chosen, 0, len(available) - 1)]
+    return np.where((count > 0)[..., None], frames, NO_FRAME)
+
+
+def paper_sequences(num_frames: int, available: np.ndarray, split: str) -> PaperSequences:
+    """The reference's sequences of one video, to the index (reference facts B2).
+
+    In training it drops a sequence that has a token without frames, or whose last target lies past the end of
+    the video (1500 frames give 1024 targets). In validation and test it keeps all, and a token without frames
+    sees black ones; `PaperSequences.mask` says where.
+
+    Args:
+      num_frames: Frames of the video.
+      available: Numbers of the frames that exist, strictly ascending.
+      split: ``train``, ``validation`` or ``test``.
+
+    Raises:
+      ValueError: as `paper_targets` and `paper_token_frames`.
+    """
+    targets = paper_targets(num_frames, split)
+    sequences = PaperSequences(targets, paper_token_frames(targets, available))
+    if split != "train":
+        return sequences
+    kept = sequences.mask.all(1) & (targets[:, -1] <= num_frames)
+    return PaperSequences(targets[kept], sequences.frames[kept])

@@ -274,13 +274,17 @@ def _template(plan: Plan) -> dict[str, Any]:
     # Here, so that --help and a file that is refused need not wait for JAX.
     import jax
 
-    from jmt_jax.models import BACKBONES, build_model
+    from jmt_jax.models import build_backbone, build_model
 
-    inputs = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in plan.inputs.items()}
+    def abstract(shape: tuple) -> Any:
+        if isinstance(shape[0], tuple):
+            return tuple(abstract(one) for one in shape)
+        return jax.ShapeDtypeStruct(shape, np.float32)
+
+    inputs = {name: abstract(shape) for name, shape in plan.inputs.items()}
     key = jax.random.key(0)
     if BACKBONE in plan.model:
-        arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in plan.model[BACKBONE].items()}
-        module = BACKBONES[arguments.pop("name")](**arguments)
+        module = build_backbone(plan.model[BACKBONE])
         variables = jax.eval_shape(module.init, key, inputs[BACKBONE])
         variables = {collection: {BACKBONE: tree} for collection, tree in variables.items()}
     else:

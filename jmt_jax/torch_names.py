@@ -56,6 +56,15 @@ POINTWISE = Layout(lambda x: [x[..., 0].T], lambda ours: ours[0].T[..., None])
 """A convolution of one tap, (out, in, 1) <-> a Linear's (in, out)."""
 LENGTHS = Layout(lambda x: [x.reshape(-1)], lambda ours: ours[0][:, None, None])
 """The weight_g of torch's weight norm, (out, 1, 1) <-> (out,)."""
+FRAME_CONVOLUTION = Layout(
+    lambda x: [np.moveaxis(x, (0, 1), (-1, -2))[None]], lambda ours: np.moveaxis(ours[0][0], (-1, -2), (0, 1))
+)
+"""(out, in, height, width) <-> (1, height, width, in, out)."""
+RGB_TO_MONO = Layout(
+    lambda x: FRAME_CONVOLUTION.to_ours(x.mean(1, keepdims=True)),
+    lambda ours: np.repeat(FRAME_CONVOLUTION.to_torch(ours), 3, axis=1),
+)
+"""The mean of the filters for red, green and blue (facts A6); back, each of the three is that mean."""
 STACKED_KERNELS = Layout(
     lambda x: [part.T for part in np.split(x, 3)], lambda ours: np.concatenate([part.T for part in ours])
 )
@@ -154,9 +163,9 @@ def batch_norm(torch: str, ours: Path) -> list[Rule]:
     ]
 
 
-def convolution(torch: str, ours: Path, *, bias: bool = False) -> list[Rule]:
+def convolution(torch: str, ours: Path, *, bias: bool = False, layout: Layout = CONVOLUTION) -> list[Rule]:
     """A convolution of any number of axes."""
-    rules = [Rule(torch + "weight", (("params", *ours, "kernel"),), CONVOLUTION)]
+    rules = [Rule(torch + "weight", (("params", *ours, "kernel"),), layout)]
     if bias:
         rules.append(Rule(torch + "bias", (("params", *ours, "bias"),), SAME))
     return rules
@@ -266,20 +275,61 @@ def r3d(widths: Sequence[int] = (64, 128, 256, 512), blocks: Sequence[int] = (2,
     return stem + _stages(widths, blocks, full)
 
 
-def _stages(
-    widths: Sequence[int], blocks: Sequence[int], conv: Callable[[str, Path], list[Rule]]
+def resnet18(
+    widths: Sequence[int] = (64, 128, 256, 512),
+    blocks: Sequence[int] = (2, 2, 2, 2),
+    stem: Layout = FRAME_CONVOLUTION,
 ) -> list[Rule]:
-    """The residual stages, layer1 .. layer4 in torchvision."""
+    """ResNet of torchvision without its classifier; its stem of one channel, or of three that become one."""
+
+    def frame(torch: str, ours: Path) -> list[Rule]:
+        return convolution(torch, (*ours, "frame"), layout=FRAME_CONVOLUTION)
+
+    first = [*convolution("conv1.", ("stem",), layout=stem), *batch_norm("bn1.", ("stem_norm",))]
+    return first + _stages(widths, blocks, frame, ("conv{}.", "bn{}."), FRAME_CONVOLUTION)
+
+
+def gru(num_layers: int, bidirectional: bool) -> list[Rule]:
+    """A `GRU` of torch."""
+    directions = {"": "forward", "_reverse": "backward"} if bidirectional else {"": "forward"}
+    rules = []
+    for layer in range(num_layers):
+        for suffix, direction in directions.items():
+            here = ("params", f"layer{layer}_{direction}")
+            for kind, reads in (("ih", "input"), ("hh", "state")):
+                there = f"{kind}_l{layer}{suffix}"
+                rules.append(Rule(f"weight_{there}", ((*here, f"{reads}_kernel"),), LINEAR))
+                rules.append(Rule(f"bias_{there}", ((*here, f"{reads}_bias"),), SAME))
+    return rules
+
+
+def intra_modal() -> list[Rule]:
+    """The reference's attention over two backbones of one stream, the second of another width (facts A5)."""
+    return [
+        *encoder("final_visual_encoder.", ("token_encoder",), 1),
+        *attention("final_self_attention.", ("token_attention",)),
+        *linear("fc.", ("projection_second",)),
+    ]
+
+
+def _stages(
+    widths: Sequence[int],
+    blocks: Sequence[int],
+    conv: Callable[[str, Path], list[Rule]],
+    names: tuple[str, str] = ("conv{}.0.", "conv{}.1."),
+    shortcut: Layout = CONVOLUTION,
+) -> list[Rule]:
+    """The residual stages, layer1 .. layer4 in torchvision; `names` of a convolution and its batch norm."""
     rules = []
     channels = widths[0]
     for stage, (width, count) in enumerate(zip(widths, blocks, strict=True), start=1):
         for block in range(count):
             there, here = f"layer{stage}.{block}.", f"stage{stage}_block{block}"
             for index in (1, 2):
-                rules += conv(f"{there}conv{index}.0.", (here, f"conv{index}"))
-                rules += batch_norm(f"{there}conv{index}.1.", (here, f"norm{index}"))
+                rules += conv(there + names[0].format(index), (here, f"conv{index}"))
+                rules += batch_norm(there + names[1].format(index), (here, f"norm{index}"))
             if block == 0 and (stage > 1 or channels != width):
-                rules += convolution(f"{there}downsample.0.", (here, "shortcut"))
+                rules += convolution(f"{there}downsample.0.", (here, "shortcut"), layout=shortcut)
                 rules += batch_norm(f"{there}downsample.1.", (here, "shortcut_norm"))
             channels = width
     return rules

@@ -27,12 +27,13 @@ class Plan:
     Attributes:
       rules: Torch name -> our paths, ("params", part, ...); a part is `backbone`, `fusion` or `head`.
       model: The configuration of our modules, by part; beside `fusion` stand the `streams` it fuses.
-      inputs: Input shape of the backbone ({"backbone": [B, S, ...]}), or [B, S, D] of each fused stream.
+      inputs: Input shape of the backbone ({"backbone": [B, S, ...]}, two where it takes two inputs), or
+        [B, S, D] of each fused stream.
     """
 
     rules: list[Rule]
     model: dict[str, Any]
-    inputs: dict[str, tuple[int, ...]]
+    inputs: dict[str, tuple[Any, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Network:
 
 
 _VIDEO_CLIP = (1, 1, 8, 112, 112, 3)
+_SPECTROGRAM = (1, 1, 64, 104)
 _CLASSIFIER = "the classifier of the data it was trained on"
 _PRETRAINING_HEAD = "a head that the backbone was trained with"
 _NEVER_READ = "built by the reference and never read"
@@ -108,6 +110,53 @@ def _i3d_kinetics(shapes: Shapes, streams: Sequence[str]) -> Plan:
     rules = torch_names.under(torch_names.i3d(), "", (BACKBONE,))
     config = {"name": "i3d", "tcn_widths": [], "reduction": "avg", "mean": [0.5] * 3, "std": [0.5] * 3}
     return Plan(rules, {BACKBONE: config}, {BACKBONE: _VIDEO_CLIP})
+
+
+def _resnet18_audio(shapes: Shapes, streams: Sequence[str]) -> Plan:
+    del shapes, streams
+    rules = torch_names.under(torch_names.resnet18(), "", (BACKBONE,))
+    return Plan(rules, {BACKBONE: {"name": "resnet18"}}, {BACKBONE: _SPECTROGRAM})
+
+
+def _resnet18(shapes: Shapes, streams: Sequence[str]) -> Plan:
+    """The one for pictures, its three stem filters made one (facts A6)."""
+    del shapes, streams
+    rules = torch_names.under(torch_names.resnet18(stem=torch_names.RGB_TO_MONO), "", (BACKBONE,))
+    return Plan(rules, {BACKBONE: {"name": "resnet18"}}, {BACKBONE: _SPECTROGRAM})
+
+
+def _gru(shapes: Shapes, streams: Sequence[str]) -> Plan:
+    """Of any size; by default that of a two-layer GRU both ways from 512 to 512."""
+    del streams
+    layers = 1 if "weight_ih_l0" in shapes else 2
+    while layers < MAX_LAYERS and f"weight_ih_l{layers}" in shapes:
+        layers += 1
+    both = not shapes or "weight_ih_l0_reverse" in shapes
+    hidden = (*shapes.get("weight_hh_l0", ()), 256)[1 if "weight_hh_l0" in shapes else 0]
+    width = (*shapes.get("weight_ih_l0", ()), 512)[1 if "weight_ih_l0" in shapes else 0]
+    config = {
+        "name": "gru",
+        "features": hidden * (2 if both else 1),
+        "num_layers": layers,
+        "bidirectional": both,
+    }
+    rules = torch_names.under(torch_names.gru(layers, both), "", (BACKBONE,))
+    return Plan(rules, {BACKBONE: config}, {BACKBONE: (1, 2, width)})
+
+
+def _intra_modal(shapes: Shapes, streams: Sequence[str]) -> Plan:
+    """What combines two backbones of one stream, over their ready-made features (facts A5)."""
+    del streams
+    width = (*shapes.get("fc.weight", (512, 768)), 768)[1]
+    identity = {"name": "identity"}
+    config = {
+        "name": "pair",
+        "first": identity,
+        "second": identity,
+        "combine": "encoder_plus_self_attention",
+    }
+    rules = torch_names.under(torch_names.intra_modal(), "", (BACKBONE,))
+    return Plan(rules, {BACKBONE: config}, {BACKBONE: ((1, 2, 512), (1, 2, width))})
 
 
 def _physio_conv1d(shapes: Shapes, streams: Sequence[str]) -> Plan:
@@ -230,6 +279,22 @@ NETWORKS: dict[str, Network] = {
         _i3d_kinetics,
         dead={"logits.": _CLASSIFIER},
         note="the file has no TCN: a model whose `tcn_widths` are not () starts with one that is untrained",
+    ),
+    "resnet18_audio": Network(
+        "ResNet18 for log-mel spectrograms (one channel), the reference's audio network",
+        _resnet18_audio,
+        dead={"fc.": _CLASSIFIER},
+    ),
+    "resnet18": Network(
+        "ResNet18 for log-mel spectrograms: torchvision's ImageNet weights, their RGB stem made mono",
+        _resnet18,
+        dead={"fc.": _CLASSIFIER},
+    ),
+    "gru": Network("torch's GRU of any size, one way or both ways", _gru),
+    "intra_modal": Network(
+        "the attention over two backbones of one stream, the second of another width (such as WavLM's 768)",
+        _intra_modal,
+        note=_HEADS,
     ),
     "physio_conv1d": Network(
         "the 1-D CNN for physiological signals, of any length and number of channels",

@@ -24,9 +24,9 @@ from jmt_jax.torch_pickle import shown
 
 COLLECTIONS = ("params", "batch_stats")
 SUFFIX = ".safetensors"
-OPTIONAL = ("absent", "projection", "tcn")
+OPTIONAL = ("absent", "projection", "tcn", "gru")
 """What weights from elsewhere may lack, each as a whole: the vector for an absent stream, a Linear to another
-width, the TCN."""
+width, the TCN, a GRU after the network."""
 
 
 def save_weights(path: Path, variables: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -88,6 +88,8 @@ def apply_weights(
     stream: str,
     path: Path,
     log: Callable[[str], None] | None = None,
+    *,
+    part: str = "",
 ) -> dict[str, Any]:
     """The variables with the backbone of one stream out of a file; the file has to have all of it.
 
@@ -96,12 +98,13 @@ def apply_weights(
       stream: Whose backbone.
       path: A file with a part `backbone`, or one with `backbone_<stream>` itself.
       log: Is told in a line what was taken and what keeps its initial values (see `OPTIONAL`).
+      part: Where a stream has two backbones, the one that the file is of: `first` or `second`.
 
     Returns:
       New variables; each array is float32 and lies on the same devices as the one in whose place it stands.
 
     Raises:
-      UsageError: the model has no such stream, or there is no such file.
+      UsageError: the model has no such stream or part, or there is no such file.
       BadDataError: the file lacks weights, has others, or has one of another shape.
     """
     target = f"{BACKBONE}_{stream}"
@@ -110,7 +113,25 @@ def apply_weights(
         raise UsageError(f"the model has no {target} to start from {path}; it has {', '.join(known)}")
     loaded = load_weights(path)
     source = target if target in loaded["params"] else BACKBONE
-    return _replace(variables, {target: source}, loaded, path, log)
+    if not part:
+        return _replace(variables, {target: source}, loaded, path, log)
+    if part not in variables["params"][target]:
+        raise UsageError(
+            f"{target} has no part {part} to start from {path}; only a stream with two backbones has parts, "
+            "first and second"
+        )
+    parts = {
+        collection: {f"{target}/{part}": tree[target][part]}
+        for collection, tree in variables.items()
+        if part in tree.get(target, {})
+    }
+    new = _replace(parts, {f"{target}/{part}": source}, loaded, path, log)
+    return {
+        collection: {**tree, target: {**tree[target], part: new[collection][f"{target}/{part}"]}}
+        if collection in new
+        else dict(tree)
+        for collection, tree in variables.items()
+    }
 
 
 def apply_fusion_weights(

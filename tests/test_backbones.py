@@ -24,6 +24,8 @@ CONVOLUTIONS = {
     "space, strided": ((2, 4, 9, 8, 3), (1, 7, 7, 3, 5), (1, 2, 2)),
     "space, many channels": ((1, 3, 6, 5, 40), (1, 3, 3, 40, 6), (1, 1, 1)),
     "space, many channels, strided": ((1, 3, 7, 6, 40), (1, 3, 3, 40, 6), (1, 2, 2)),
+    "space, smaller than the kernel": ((2, 1, 2, 4, 40), (1, 3, 3, 40, 6), (1, 1, 1)),
+    "space, smaller than the kernel, strided": ((2, 1, 5, 3, 40), (1, 3, 3, 40, 6), (1, 2, 2)),
     "time": ((2, 5, 4, 3, 6), (3, 1, 1, 6, 4), (1, 1, 1)),
     "time, strided": ((2, 5, 4, 3, 6), (3, 1, 1, 6, 4), (2, 1, 1)),
     "time, one frame": ((2, 1, 4, 3, 6), (3, 1, 1, 6, 4), (1, 1, 1)),

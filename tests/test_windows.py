@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gzip
+import json
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -75,3 +78,61 @@ def test_a_later_first_sample_shifts_the_indices():
     early = windows.trailing_samples(np.array([10.0]), 2.0, 0.0, 4.0)
     late = windows.trailing_samples(np.array([10.0]), 2.0, 1.5, 4.0)
     assert np.array_equal(early - 6, late)
+
+
+def golden_json(folder, name):
+    return json.loads(gzip.decompress((folder / f"{name}.json.gz").read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("split", "name", "end"), [("train", "train", "audio_end"), ("validation", "val", "end")]
+)
+def test_sequences_of_the_paper_equal_the_reference(golden, split, name, end):
+    expected = golden_json(golden, "windows")[name]
+    found = []
+    for video in sorted(golden_json(golden, "windows_videos"), key=lambda video: video["video"]):
+        sequences = windows.paper_sequences(video["frames"], np.array(video["labelled"]), split)
+        for targets, frames, mask in zip(sequences.targets, sequences.frames, sequences.mask, strict=True):
+            clips = [clip if real else [] for clip, real in zip(frames.tolist(), mask, strict=True)]
+            found.append((video["video"], clips, targets.tolist()))
+    assert len(found) == len(expected) > 0
+    for sequence, ours in zip(expected, found, strict=True):
+        assert (sequence["video"], sequence["clips"], sequence[end]) == ours
+
+
+@given(num_frames=st.integers(1, 2000))
+def test_every_frame_is_a_target_once(num_frames):
+    targets = windows.paper_targets(num_frames, "validation").ravel()
+    inside = targets[targets <= num_frames]
+    assert np.array_equal(np.sort(inside), np.arange(1, num_frames + 1))
+    assert len(np.unique(targets)) == len(targets)
+
+
+def test_training_on_1500_frames_uses_1024_of_them():
+    sequences = windows.paper_sequences(1500, np.arange(1, 1501), "train")
+    assert np.array_equal(np.sort(sequences.targets.ravel()), np.arange(1, 1025))
+
+
+@given(
+    available=st.lists(st.integers(1, 40), unique=True, max_size=40).map(sorted),
+    target=st.integers(1, 80),
+)
+def test_a_token_sees_its_own_frames_in_order(available, target):
+    frames = windows.paper_token_frames(np.array([[target]]), np.array(available, int))[0, 0]
+    own = [frame for frame in available if target - 31 <= frame <= target]
+    if not own:
+        assert frames.tolist() == [windows.NO_FRAME] * 8
+    else:
+        assert set(frames.tolist()) <= set(own) and frames[-1] == own[-1]
+        assert np.all(np.diff(frames) >= 0) and len(set(frames.tolist())) == min(len(own), 8)
+
+
+def test_sequences_that_cannot_be():
+    with pytest.raises(ValueError, match="at least one frame"):
+        windows.paper_sequences(0, np.array([1]), "train")
+    with pytest.raises(ValueError, match="train, validation or test"):
+        windows.paper_sequences(9, np.array([1]), "val")
+    for frames in ([0, 1], [2, 2], [3, 1]):
+        with pytest.raises(ValueError, match="ascend strictly"):
+            windows.paper_sequences(9, np.array(frames), "test")
+    assert not windows.paper_sequences(40, np.array([], int), "test").mask.any()

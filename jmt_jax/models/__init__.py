@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from jmt_jax.models.model import BACKBONES, FUSIONS, HEADS, MultimodalModel, build_model, present
+from jmt_jax.models.model import (
+    BACKBONES,
+    FUSIONS,
+    HEADS,
+    MultimodalModel,
+    build_backbone,
+    build_model,
+    present,
+)
 from jmt_jax.models.parameters import count_parameters, parameter_table
 
 __all__ = [
@@ -10,6 +18,7 @@ __all__ = [
     "FUSIONS",
     "HEADS",
     "MultimodalModel",
+    "build_backbone",
     "build_model",
     "count_parameters",
     "parameter_table",

@@ -14,10 +14,13 @@ from jax import lax
 from jmt_jax.models.backbones.conv1d import SignalCNN
 from jmt_jax.models.backbones.i3d import I3D
 from jmt_jax.models.backbones.identity import Identity
+from jmt_jax.models.backbones.pair import Pair
 from jmt_jax.models.backbones.r2plus1d import R2Plus1D
 from jmt_jax.models.backbones.r3d import R3D
+from jmt_jax.models.backbones.resnet18 import ResNet18
 from jmt_jax.models.baselines import Concat, Unimodal
 from jmt_jax.models.fusion import JMT
+from jmt_jax.models.gru import GRU
 from jmt_jax.models.heads import MLPHead
 from jmt_jax.models.layers import draw_rows
 
@@ -25,8 +28,11 @@ BACKBONES: dict[str, type[nn.Module]] = {
     "r2plus1d": R2Plus1D,
     "r3d": R3D,
     "i3d": I3D,
+    "resnet18": ResNet18,
     "conv1d": SignalCNN,
     "identity": Identity,
+    "gru": GRU,
+    "pair": Pair,
 }
 FUSIONS: dict[str, type[nn.Module]] = {"jmt": JMT, "concat": Concat, "unimodal": Unimodal}
 HEADS: dict[str, type[nn.Module]] = {"mlp": MLPHead}
@@ -63,9 +69,10 @@ class MultimodalModel(nn.Module):
 
         Args:
           inputs: Stream -> [B, S, ...]: frames uint8 [B, S, F, H, W, 3], samples [B, S, T, C], features
-            [B, S, D]. A stream with S = 1 beside longer ones is one window that all moments share.
-          masks: Stream -> bool [B, S of that stream], True = real; None = all real. What stands under a mask,
-            be it NaN, changes no bit of any output.
+            [B, S, D]. A stream with S = 1 beside longer ones is one window that all moments share. A stream
+            with two backbones (`Pair`) may have a tuple, one array for each.
+          masks: Stream -> bool [B, S of that stream], True = real; None = all real. For a tuple one mask for
+            both or a tuple. What stands under a mask, be it NaN, changes no bit of any output.
           train: Whether batch statistics, dropout (rng `dropout`) and modality dropout (rng `modality`) are
           on.
 
@@ -95,31 +102,37 @@ class MultimodalModel(nn.Module):
 
     def _full_masks(
         self, inputs: Mapping[str, jax.Array], masks: Mapping[str, jax.Array] | None
-    ) -> dict[str, jax.Array]:
-        """A checked mask for every stream."""
+    ) -> dict[str, Any]:
+        """A checked mask for every stream; two where it has two inputs."""
         full = {}
         for stream in self.backbone:
             if stream not in inputs:
                 raise ValueError(f"the batch has streams {sorted(inputs)}; the model also needs {stream!r}")
-            shape = inputs[stream].shape[:2]
-            mask = jnp.ones(shape, bool) if masks is None or stream not in masks else masks[stream]
-            if mask.shape != shape:
-                raise ValueError(f"the mask of {stream!r} has shape {mask.shape}; expected {shape}")
-            full[stream] = mask
+            values, mask = inputs[stream], None if masks is None else masks.get(stream)
+            if not isinstance(values, tuple):
+                full[stream] = _full_mask(stream, values, mask)
+                continue
+            if not isinstance(self.backbone[stream], Pair) or len(values) != 2:
+                raise ValueError(
+                    f"stream {stream!r} has {len(values)} inputs; only a backbone 'pair' takes more than "
+                    "one, and it takes two"
+                )
+            both = mask if isinstance(mask, tuple) else (mask, mask)
+            full[stream] = tuple(_full_mask(stream, x, m) for x, m in zip(values, both, strict=True))
         return full
 
-    def _encode_stream(self, stream: str, values: jax.Array, mask: jax.Array, *, train: bool) -> jax.Array:
+    def _encode_stream(self, stream: str, values: Any, mask: Any, *, train: bool) -> jax.Array:
         """Backbone tokens of one stream, with nothing under the mask ever reaching the backbone."""
-        shaped = mask.reshape(*mask.shape, *(1,) * (values.ndim - 2))
-        values = jnp.where(shaped, values, jnp.zeros((), values.dtype))
+        values = jax.tree.map(_hidden, values, mask)
         frozen = stream in self.frozen
         tokens = self.backbone[stream](values, mask, train=train and not frozen)
         return lax.stop_gradient(tokens) if frozen else tokens
 
     def _tokens(
-        self, inputs: Mapping[str, jax.Array], masks: Mapping[str, jax.Array], *, train: bool
+        self, inputs: Mapping[str, Any], full_masks: Mapping[str, Any], *, train: bool
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         """Tokens and masks of all streams with the same S."""
+        masks = {stream: _either(mask) for stream, mask in full_masks.items()}
         steps = max(mask.shape[1] for mask in masks.values())
         tokens, broadcast = {}, {}
         for stream, mask in masks.items():
@@ -128,7 +141,7 @@ class MultimodalModel(nn.Module):
                 raise ValueError(
                     f"streams have {lengths} tokens; expected the same number, or 1 for a shared window"
                 )
-            encoded = self._encode_stream(stream, inputs[stream], mask, train=train)
+            encoded = self._encode_stream(stream, inputs[stream], full_masks[stream], train=train)
             tokens[stream] = jnp.broadcast_to(encoded, (len(encoded), steps, *encoded.shape[2:]))
             broadcast[stream] = jnp.broadcast_to(mask, (len(mask), steps))
         return tokens, broadcast
@@ -146,12 +159,34 @@ class MultimodalModel(nn.Module):
         return {stream: mask & kept[row][:, None] for row, (stream, mask) in enumerate(masks.items())}
 
 
-def present(masks: Mapping[str, jax.Array]) -> jax.Array:
+def _full_mask(stream: str, values: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """The mask of one input, checked; all real where there is none."""
+    shape = values.shape[:2]
+    if mask is None:
+        return jnp.ones(shape, bool)
+    if mask.shape != shape:
+        raise ValueError(f"the mask of {stream!r} has shape {mask.shape}; expected {shape}")
+    return mask
+
+
+def _hidden(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """Zeros under the mask."""
+    shaped = mask.reshape(*mask.shape, *(1,) * (values.ndim - 2))
+    return jnp.where(shaped, values, jnp.zeros((), values.dtype))
+
+
+def _either(mask: Any) -> jax.Array:
+    """Where a stream is there: its mask, or that one of its two inputs is."""
+    return mask[0] | mask[1] if isinstance(mask, tuple) else mask
+
+
+def present(masks: Mapping[str, Any]) -> jax.Array:
     """Where a prediction rests on anything: bool [B, S], True if any stream is there.
 
     Args:
       masks: Stream -> bool [B, S or 1], as the model takes them.
     """
+    masks = {stream: _either(mask) for stream, mask in masks.items()}
     steps = max(mask.shape[1] for mask in masks.values())
     return jnp.stack([jnp.broadcast_to(mask, (len(mask), steps)) for mask in masks.values()]).any(0)
 
@@ -199,8 +234,7 @@ def build_model(
         raise ValueError(f"modality_dropout is {modality_dropout}; expected a probability in [0, 1)")
     return MultimodalModel(
         backbone={
-            stream: _build("backbone", BACKBONES, backbones[stream], axis_name=axis_name, dtype=dtype)
-            for stream in streams
+            stream: build_backbone(backbones[stream], axis_name=axis_name, dtype=dtype) for stream in streams
         },
         fusion=_build("fusion", FUSIONS, fusion, streams=streams, axis_name=axis_name, dtype=dtype),
         head=_build("head", HEADS, head, axis_name=axis_name, dtype=dtype),
@@ -208,6 +242,13 @@ def build_model(
         modality_dropout=modality_dropout,
         axis_name=axis_name,
     )
+
+
+def build_backbone(
+    config: Mapping[str, Any], *, axis_name: str | None = None, dtype: jnp.dtype = jnp.float32
+) -> nn.Module:
+    """One stream's network by itself; arguments and errors as `build_model`."""
+    return _build("backbone", BACKBONES, config, axis_name=axis_name, dtype=dtype)
 
 
 def _build(
@@ -218,13 +259,24 @@ def _build(
     name = arguments.pop("name", None)
     if name not in known:
         raise ValueError(f"unknown {kind} {name!r}; known are {', '.join(known)}")
-    fields = {field.name for field in dataclasses.fields(known[name])} - {"parent", "name"}
+    declared = [field for field in dataclasses.fields(known[name]) if field.name not in ("parent", "name")]
+    fields = {field.name for field in declared}
     settable = sorted(fields - set(given))
     unknown = sorted(set(arguments) - set(settable))
     if unknown:
         raise ValueError(
             f"{kind} {name!r} has no argument {unknown[0]!r}; it has {', '.join(settable) or 'none'}"
         )
+    needed = {field.name for field in declared if field.default is dataclasses.MISSING} - set(given)
+    if missing := sorted(needed - set(arguments)):
+        raise ValueError(
+            f"{kind} {name!r} needs {', '.join(missing)}; its arguments are {', '.join(settable)}"
+        )
+    # A network that is made of others of its kind has their configurations as arguments.
+    arguments = {
+        key: _build(kind, known, value, **given) if isinstance(value, Mapping) else value
+        for key, value in arguments.items()
+    }
     # Configurations hold lists where a module, which must be hashable, needs tuples.
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
     given = {key: value for key, value in given.items() if key in fields}
