@@ -118,7 +118,7 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
         "pooling": "mean",
         "normalization": "batch",
     }
-    config.model.fusion = "jmt"
+    config.model.fusion = "jmt"  # or any of those that have options below
     config.model.jmt = {
         "dim": 64,
         "hidden_dim": 64,
@@ -130,8 +130,22 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     }
     config.model.concat = {"dim": 64}
     config.model.unimodal = {}
+    config.model.vanilla = {"dim": 64, "hidden_dim": 64, "num_heads": 1, "num_layers": 1, "output": "fc"}
+    config.model.vanilla_matched = dict(config.model.jmt)  # of the JMT whose parameters it has
+    config.model.late = {"dim": 64, "hidden": (64,), "dropout": 0.1}
+    config.model.bottleneck = {
+        "dim": 64,
+        "hidden_dim": 64,
+        "num_heads": 1,
+        "num_layers": 0,
+        "num_fusion_layers": 2,
+        "num_bottlenecks": 4,
+    }
+    config.model.rjca = {"dim": 64, "hidden_dim": 64, "num_iterations": 2}
+    # A fusion whose head differs from the others' has a <fusion>_head.
     config.model.head = {"name": "mlp", "hidden": (64,), "dropout": 0.1, "pooling": "mean"}
     config.model.unimodal_head = {"name": "mlp", "hidden": (64,), "dropout": 0.1, "pooling": "mean"}
+    config.model.late_head = {"name": "mlp", "hidden": (), "dropout": 0.0, "pooling": "mean"}
 
     config.training = config_dict.ConfigDict()
     config.training.stages = "visual,physio,fusion"  # or e.g. joint
@@ -174,7 +188,21 @@ def _paper(config: config_dict.ConfigDict) -> None:
         "dropout": 0.0,
     }
     config.model.concat = {"dim": 512}
+    wide = {"dim": 512, "hidden_dim": 512, "l2_norm": False}
+    config.model.vanilla = {**wide, "num_heads": 1, "num_layers": 1, "output": "concat"}
+    config.model.vanilla_matched = dict(config.model.jmt)
+    config.model.late = {"dim": 64, "hidden": (512, 256), "dropout": 0.0, "l2_norm": False}
+    config.model.bottleneck = {
+        **wide,
+        "num_heads": 1,
+        "num_layers": 0,
+        "num_fusion_layers": 2,
+        "num_bottlenecks": 4,
+    }
+    config.model.rjca = {**wide, "num_iterations": 2}
     config.model.head = {"name": "mlp", "hidden": (1024, 512, 256, 64), "dropout": 0.0, "pooling": "last"}
+    config.model.vanilla_head = {"name": "mlp", "hidden": (512, 256, 64), "dropout": 0.0, "pooling": "last"}
+    config.model.late_head = {"name": "mlp", "hidden": (), "dropout": 0.0, "pooling": "last"}
     config.model.unimodal_head = {"name": "mlp", "hidden": (), "dropout": 0.0, "pooling": "mean"}
     sgd = {
         "optimizer": "sgd",

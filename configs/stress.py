@@ -102,7 +102,7 @@ def get_config() -> config_dict.ConfigDict:
     config.model.pulse = _backbone(kernel_sizes=(9, 9), strides=(4, 2))
     config.model.skin_conductance = _backbone(strides=(1, 1))
     config.model.temperature = _backbone(strides=(1, 1))
-    config.model.fusion = "jmt"
+    config.model.fusion = "jmt"  # or any of those that have options below
     config.model.jmt = {
         "dim": 32,
         "hidden_dim": 32,
@@ -114,8 +114,23 @@ def get_config() -> config_dict.ConfigDict:
     }
     config.model.concat = {"dim": 32}
     config.model.unimodal = {}
+    narrow = {"dim": 32, "hidden_dim": 32, "l2_norm": False}
+    config.model.vanilla = {**narrow, "num_heads": 1, "num_layers": 1, "output": "fc", "dropout": 0.2}
+    config.model.vanilla_matched = dict(config.model.jmt)  # of the JMT whose parameters it has
+    config.model.late = {"dim": 32, "hidden": (32,), "l2_norm": False, "dropout": 0.3}
+    config.model.bottleneck = {
+        **narrow,
+        "num_heads": 1,
+        "num_layers": 0,
+        "num_fusion_layers": 2,
+        "num_bottlenecks": 4,
+        "dropout": 0.2,
+    }
+    config.model.rjca = {**narrow, "num_iterations": 2}
+    # A fusion whose head differs from the others' has a <fusion>_head.
     config.model.head = {"name": "mlp", "hidden": (32,), "dropout": 0.3, "pooling": "mean", "separate": False}
     config.model.unimodal_head = dict(config.model.head)
+    config.model.late_head = {**config.model.head, "hidden": (), "dropout": 0.0}
 
     config.training = config_dict.ConfigDict()
     config.training.stages = "pulse,skin_conductance,temperature,fusion"

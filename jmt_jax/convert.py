@@ -229,13 +229,13 @@ def _count_prefixes(tensors: Mapping[str, np.ndarray], wanted: set[str]) -> dict
 
 
 def _complete_networks(tensors: Mapping[str, np.ndarray]) -> list[str]:
-    """Networks of which all tensors are there."""
-    complete = []
+    """The largest networks of which all tensors are there; a file has everything of their parts as well."""
+    complete: dict[str, int] = {}
     for network, entry in NETWORKS.items():
         wanted = {rule.torch for rule in entry.plan({}, entry.streams).rules}
         if max(_count_prefixes(tensors, wanted).values(), default=0) == len(wanted):
-            complete.append(network)
-    return complete
+            complete[network] = len(wanted)
+    return [network for network, count in complete.items() if count == max(complete.values())]
 
 
 def _reason(entry: Network, prefix: str, name: str) -> str:
@@ -274,7 +274,7 @@ def _template(plan: Plan) -> dict[str, Any]:
     # Here, so that --help and a file that is refused need not wait for JAX.
     import jax
 
-    from jmt_jax.models import build_backbone, build_model
+    from jmt_jax.models import FUSIONS, build_backbone, build_model
 
     def abstract(shape: tuple) -> Any:
         if isinstance(shape[0], tuple):
@@ -289,7 +289,7 @@ def _template(plan: Plan) -> dict[str, Any]:
         variables = {collection: {BACKBONE: tree} for collection, tree in variables.items()}
     else:
         fusion = plan.model["fusion"]
-        if fusion["name"] != "unimodal":
+        if "absent" in FUSIONS[fusion["name"]].__dataclass_fields__:
             fusion = fusion | {"absent": "drop"}  # the reference has no vector for what is absent
         head = plan.model.get("head", {"name": "mlp", "outputs": 1})
         identity = {"name": "identity"}

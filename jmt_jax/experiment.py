@@ -96,9 +96,10 @@ class Experiment:
         """The model that a stage trains: one stream's backbone with a head, or everything."""
         config = self.config.model
         if stage in self.data.streams:
-            streams, fusion, head = (stage,), "unimodal", config.unimodal_head
+            streams, fusion = (stage,), "unimodal"
         else:
-            streams, fusion, head = self.data.streams, config.fusion, config.head
+            streams, fusion = self.data.streams, config.fusion
+        head = config.get(f"{fusion}_head", config.head)  # unimodal and late have their own
         if fusion not in config:
             raise UsageError(f"config.model has no options for fusion {fusion!r}; add config.model.{fusion}")
         try:

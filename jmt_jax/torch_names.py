@@ -222,6 +222,17 @@ def jmt(streams: tuple[str, str], num_layers: int = 1, output: str = "self_atten
     return rules
 
 
+def vanilla(streams: tuple[str, str], num_layers: int = 1, output: str = "fc") -> list[Rule]:
+    """The reference's cross-attention without the joint branch, over two streams as in `jmt`."""
+    first, second = streams
+    rules = []
+    for torch, ours in {"visual": first, "physiological": second}.items():
+        rules += encoder(f"{torch}_encoder.", (f"encoder_{ours}",), num_layers)
+    for torch, ours in {"v": first, "p": second}.items():
+        rules += attention(f"cross_attention_{torch}.", (f"attention_{ours}",))
+    return rules + (linear("final_layer.", ("output",)) if output == "fc" else [])
+
+
 def concat() -> list[Rule]:
     """The reference's concatenation baseline."""
     return linear("fc.", ("joint",))

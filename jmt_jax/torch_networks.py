@@ -198,28 +198,47 @@ def _jmt_of_affwild2(shapes: Shapes, streams: Sequence[str], prefix: str) -> Pla
 _AFFWILD2_HEAD = {"name": "mlp", "outputs": 2, "hidden": [128], "separate": True, "pooling": "none"}
 
 
-def _affwild2(shapes: Shapes, streams: Sequence[str]) -> Plan:
-    """The reference's fusion_w.pt (facts A1, A3): fusion, two regressors, a Linear before wide visuals."""
-    plan = _jmt_of_affwild2(shapes, streams, "mm_transformer.")
-    rules = [*plan.rules, *torch_names.under(torch_names.valence_arousal_head(), "", ("head",))]
-    inputs = dict(plan.inputs)
+def _affwild2_of(fusion: Plan, shapes: Shapes) -> Plan:
+    """A fusion in the reference's fusion_w.pt (facts A1): with regressors, and a Linear on wide visuals."""
+    rules = [*fusion.rules, *torch_names.under(torch_names.valence_arousal_head(), "", ("head",))]
+    inputs = dict(fusion.inputs)
     if width := shapes.get("linear.weight", ())[1:2]:
-        first = streams[0]
+        first = fusion.model["streams"][0]
         projection = torch_names.linear("linear.", (f"input_{first}", "projection"))
         rules += torch_names.under(projection, "", ("fusion",))
         inputs[first] = (1, 2, *width)
-    return Plan(rules, {**plan.model, "head": _AFFWILD2_HEAD}, inputs)
+    return Plan(rules, {**fusion.model, "head": _AFFWILD2_HEAD}, inputs)
+
+
+def _affwild2(shapes: Shapes, streams: Sequence[str]) -> Plan:
+    return _affwild2_of(_jmt_of_affwild2(shapes, streams, "mm_transformer."), shapes)
+
+
+def _affwild2_vanilla(shapes: Shapes, streams: Sequence[str]) -> Plan:
+    """The baseline without the joint branch (facts A4)."""
+    first, second = streams
+    prefix = "mm_transformer."
+    layers = _count_layers(shapes, prefix)
+    rules = torch_names.under(torch_names.vanilla((first, second), layers), prefix, ("fusion",))
+    model = {"streams": [first, second], "fusion": {"name": "vanilla", "num_layers": layers}}
+    return _affwild2_of(Plan(rules, model, {first: (1, 2, 512), second: (1, 2, 512)}), shapes)
+
+
+def _concat(shapes: Shapes, streams: Sequence[str]) -> Plan:
+    """The fusion alone."""
+    del shapes
+    return _concat_of_affwild2(streams, "")
+
+
+def _concat_of_affwild2(streams: Sequence[str], prefix: str) -> Plan:
+    first, second = streams
+    rules = torch_names.under(torch_names.concat(), prefix, ("fusion",))
+    model = {"streams": [first, second], "fusion": {"name": "concat"}}
+    return Plan(rules, model, {first: (1, 2, 512), second: (1, 2, 512)})
 
 
 def _affwild2_concat(shapes: Shapes, streams: Sequence[str]) -> Plan:
-    del shapes
-    first, second = streams
-    rules = [
-        *torch_names.under(torch_names.concat(), "mm_transformer.", ("fusion",)),
-        *torch_names.under(torch_names.valence_arousal_head(), "", ("head",)),
-    ]
-    model = {"streams": [first, second], "fusion": {"name": "concat"}, "head": _AFFWILD2_HEAD}
-    return Plan(rules, model, {first: (1, 2, 512), second: (1, 2, 512)})
+    return _affwild2_of(_concat_of_affwild2(streams, "mm_transformer."), shapes)
 
 
 def _affwild2_regressor(shapes: Shapes, streams: Sequence[str]) -> Plan:
@@ -243,6 +262,22 @@ def _biovid(shapes: Shapes, streams: Sequence[str]) -> Plan:
     fusion = {"name": "jmt", "num_layers": layers, "output": "sequence", "l2_norm": False}
     outputs = (*shapes.get("out_layer5.weight", ()), 2)[0]
     head = {"name": "mlp", "outputs": outputs, "hidden": [1024, 512, 256, 64]}
+    model = {"streams": [first, second], "fusion": fusion, "head": head}
+    return Plan(rules, model, {first: (1, 4, 512), second: (1, 4, 512)})
+
+
+def _biovid_vanilla(shapes: Shapes, streams: Sequence[str]) -> Plan:
+    """The BioVid baseline without the joint branch (facts A7)."""
+    first, second = streams
+    layers = _count_layers(shapes, "")
+    head_layers = [f"out_layer{number}" for number in range(1, 5)]
+    rules = [
+        *torch_names.under(torch_names.vanilla((first, second), layers, "concat"), "", ("fusion",)),
+        *torch_names.under(torch_names.mlp_head(head_layers), "", ("head",)),
+    ]
+    fusion = {"name": "vanilla", "num_layers": layers, "output": "concat", "l2_norm": False}
+    outputs = (*shapes.get("out_layer4.weight", ()), 2)[0]
+    head = {"name": "mlp", "outputs": outputs, "hidden": [512, 256, 64]}
     model = {"streams": [first, second], "fusion": fusion, "head": head}
     return Plan(rules, model, {first: (1, 4, 512), second: (1, 4, 512)})
 
@@ -315,6 +350,16 @@ NETWORKS: dict[str, Network] = {
         dead={"mm_transformer.final_encoder.": _NEVER_READ},
         note=_HEADS,
     ),
+    "affwild2_vanilla": Network(
+        "the Affwild2 baseline without the joint branch and its two regressors, the reference's fusion_w.pt",
+        _affwild2_vanilla,
+        streams=("visual", "audio"),
+        dead={"mm_transformer.gated_attention.": _NEVER_READ},
+        note=f"{_HEADS}; the reference trained it with encoders that attend over the batch, ours over time",
+    ),
+    "concat": Network(
+        "the concatenation alone, out of the reference's fusion_w.pt", _concat, streams=("visual", "audio")
+    ),
     "affwild2_concat": Network(
         "the Affwild2 baseline by concatenation and its two regressors, the reference's fusion_w.pt",
         _affwild2_concat,
@@ -334,6 +379,13 @@ NETWORKS: dict[str, Network] = {
             for name in ("cross_attention_all.", "out_layer_ca.", "out_layerAll1.", "out_layerAll2.")
         },
         note=_HEADS,
+    ),
+    "biovid_vanilla": Network(
+        "the BioVid baseline without the joint branch: four segments and its MLP",
+        _biovid_vanilla,
+        streams=("visual", "physio"),
+        dead={name: _NEVER_READ for name in ("gated_attention.", "fc.", "layer_norm.")},
+        note=f"{_HEADS}; the reference trained it with encoders that attend over the batch, ours over time",
     ),
 }
 

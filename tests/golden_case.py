@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gzip
 import json
+import os
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +14,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-GOLDEN_DIR = Path(__file__).parent / "golden"
+GOLDEN_DIR = Path(os.environ.get("JMT_GOLDEN_DIR") or Path(__file__).parent / "golden")
+"""The golden numbers: ours, or another folder of the same format through $JMT_GOLDEN_DIR."""
 
 quick_jit = functools.partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -72,16 +75,36 @@ class GoldenCase:
         }
 
 
+def names() -> list[str]:
+    """All cases of the folder. What stands beside a case as NAME_videos.json.gz is its input."""
+    found = {path.name.split(".")[0] for path in GOLDEN_DIR.glob("*") if path.suffix != ".md"}
+    return sorted(name for name in found if name.removesuffix("_videos") not in found - {name})
+
+
+def read_json(name: str) -> dict | list:
+    """NAME.json, or NAME.json.gz."""
+    plain = GOLDEN_DIR / f"{name}.json"
+    if plain.exists():
+        return json.loads(plain.read_text())
+    with gzip.open(GOLDEN_DIR / f"{name}.json.gz", "rt", encoding="utf-8") as stream:
+        return json.load(stream)
+
+
 def load(name: str) -> GoldenCase:
-    spec = json.loads((GOLDEN_DIR / f"{name}.json").read_text())
+    """A case of one network."""
+    spec = read_json(name)
     scale = spec.get("input_scale", 1.0)
     inputs = {
         key: make_tensor(spec["seed"], f"input:{key}", tuple(shape), scale)
         for key, shape in spec.get("inputs", {}).items()
     }
+    return GoldenCase(spec, StateDict(spec["seed"], spec.get("state_dict", {})), inputs, read_arrays(name))
+
+
+def read_arrays(name: str) -> dict[str, np.ndarray]:
+    """NAME.npz."""
     with np.load(GOLDEN_DIR / f"{name}.npz") as stored:
-        outputs = {key: stored[key] for key in stored.files}
-    return GoldenCase(spec, StateDict(spec["seed"], spec.get("state_dict", {})), inputs, outputs)
+        return {key: stored[key] for key in stored.files}
 
 
 def relative_error(ours: np.ndarray, golden: np.ndarray) -> float:

@@ -2,14 +2,12 @@ from __future__ import annotations
 
 import functools
 
-import golden_case
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_case import quick_jit, relative_error
+from golden_case import quick_jit
 
-from jmt_jax import torch_names
 from jmt_jax.models.backbones import convolution
 from jmt_jax.models.backbones.conv1d import SignalCNN
 from jmt_jax.models.backbones.identity import Identity
@@ -80,55 +78,6 @@ def test_accelerators_get_the_plain_convolution():
     cpu = traced.lower(lowering_platforms=("cpu",)).as_text()
     assert tpu.count("lhs_dilate = [1, 1, 1]") == 2 and "concatenate" not in tpu
     assert "lhs_dilate = [1, 1, 1]" not in cpu and "concatenate" in cpu
-
-
-def clips_of(case):
-    """Torch's N,C,T,H,W as one token a sample, B,S,F,H,W,3."""
-    return case.inputs["clip"].transpose(0, 2, 3, 4, 1)[:, None]
-
-
-@pytest.mark.parametrize("name", ["r2plus1d_18_eval", "r2plus1d_18_train", "r3d_18_eval"])
-def test_video_networks_equal_the_reference(name):
-    case = golden_case.load(name)
-    network, rules = (R3D, torch_names.r3d()) if "r3d" in name else (R2Plus1D, torch_names.r2plus1d())
-    clips = clips_of(case)
-    variables, unused, missing = torch_names.convert(rules, case.state_dict)
-    assert not missing
-    assert {torch_name.rsplit(".", 1)[-1] for torch_name in unused} <= {"num_batches_tracked"}
-    template = jax.eval_shape(network().init, jax.random.key(0), clips)
-    assert jax.tree.map(np.shape, variables) == jax.tree.map(np.shape, template)
-
-    train = case.spec["train"]
-
-    @jax.jit
-    def apply(variables, clips):
-        return network(reduction="none").apply(variables, clips, train=train, mutable=["batch_stats"])[0]
-
-    positions = np.asarray(apply(variables, clips))[:, 0]
-    found = {
-        "spatial": positions.transpose(0, 4, 1, 2, 3),
-        "max": positions.max((1, 2, 3)),
-        "avg": positions.mean((1, 2, 3)),
-    }
-    found["pooled"] = found["avg"]
-    for output, golden in case.outputs.items():
-        assert relative_error(found[output], golden) < 1e-4, output
-
-
-def test_signal_network_equals_the_reference():
-    case = golden_case.load("physio_conv1d")
-    rules = torch_names.conv1d()
-    variables, unused, missing = torch_names.convert(rules, case.state_dict)
-    assert not missing and set(unused) == {"fc2.weight", "fc2.bias"}
-    signal = case.inputs["signal"].transpose(0, 2, 1)[:, None]
-    template = jax.eval_shape(SignalCNN().init, jax.random.key(0), signal)
-    assert jax.tree.map(np.shape, variables) == jax.tree.map(np.shape, template)
-    feature = np.asarray(SignalCNN().apply(variables, signal))[:, 0]
-    assert relative_error(feature, case.outputs["feature"]) < 1e-4
-    logits = feature @ case.state_dict["fc2.weight"].T + case.state_dict["fc2.bias"]
-    assert relative_error(logits, case.outputs["logits"]) < 1e-4
-    for torch_name, array in torch_names.export(rules, variables).items():
-        np.testing.assert_array_equal(array, case.state_dict[torch_name])
 
 
 TINY = {"widths": (4, 6), "blocks": (1, 1), "mean": KINETICS_MEAN, "std": KINETICS_STD}

@@ -1,8 +1,6 @@
-"""Losses: golden values, additivity of the moments, and finiteness in every degenerate case."""
+"""Losses: additivity of the moments, and finiteness in every degenerate case."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +11,6 @@ from hypothesis import strategies as st
 
 from jmt_jax import losses
 
-GOLDEN = Path(__file__).parent / "golden"
 CCC_OF_PAIR = jax.jit(
     jax.value_and_grad(lambda x, labels, mask: losses.ccc(1).value(losses.ccc(1).moments(x, labels, mask)))
 )
@@ -56,20 +53,6 @@ def make_case(name, seed, rows, tokens=3):
         jnp.asarray(0.7 * labels + 0.1 + 0.3 * rng.normal(size=labels.shape), jnp.float32),
         jnp.asarray(labels, jnp.float32),
         jnp.asarray(rng.random(labels.shape) < 0.7),
-    )
-
-
-@pytest.mark.parametrize("case", range(4))
-def test_ccc_is_the_references(case):
-    golden = np.load(GOLDEN / "ccc.npz")
-    prediction, target = (jnp.asarray(golden[f"{k}{case}"])[:, None] for k in ("pred", "target"))
-    mask = jnp.ones(prediction.shape, bool)
-    value, gradient = whole(losses.ccc(1), prediction, target, mask)
-    np.testing.assert_allclose(value, golden[f"loss{case}"], atol=1e-5)
-    np.testing.assert_allclose(gradient[:, 0], golden[f"grad{case}"], atol=1e-5, rtol=1e-3)
-    biased = losses.ccc(1, unbiased=False)
-    np.testing.assert_allclose(
-        biased.value(biased.moments(prediction, target, mask)), 1 - golden[f"metric{case}"], atol=1e-5
     )
 
 

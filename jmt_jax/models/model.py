@@ -18,11 +18,14 @@ from jmt_jax.models.backbones.pair import Pair
 from jmt_jax.models.backbones.r2plus1d import R2Plus1D
 from jmt_jax.models.backbones.r3d import R3D
 from jmt_jax.models.backbones.resnet18 import ResNet18
-from jmt_jax.models.baselines import Concat, Unimodal
+from jmt_jax.models.baselines import Concat, Late, Unimodal
+from jmt_jax.models.bottleneck import Bottleneck
 from jmt_jax.models.fusion import JMT
 from jmt_jax.models.gru import GRU
 from jmt_jax.models.heads import MLPHead
 from jmt_jax.models.layers import draw_rows
+from jmt_jax.models.rjca import RecursiveJointCrossAttention
+from jmt_jax.models.vanilla import Vanilla, VanillaMatched
 
 BACKBONES: dict[str, type[nn.Module]] = {
     "r2plus1d": R2Plus1D,
@@ -34,7 +37,16 @@ BACKBONES: dict[str, type[nn.Module]] = {
     "gru": GRU,
     "pair": Pair,
 }
-FUSIONS: dict[str, type[nn.Module]] = {"jmt": JMT, "concat": Concat, "unimodal": Unimodal}
+FUSIONS: dict[str, type[nn.Module]] = {
+    "jmt": JMT,
+    "concat": Concat,
+    "unimodal": Unimodal,
+    "vanilla": Vanilla,
+    "vanilla_matched": VanillaMatched,
+    "late": Late,
+    "bottleneck": Bottleneck,
+    "rjca": RecursiveJointCrossAttention,
+}
 HEADS: dict[str, type[nn.Module]] = {"mlp": MLPHead}
 
 
@@ -218,6 +230,7 @@ def build_model(
 
     Raises:
       ValueError: for an unknown name or argument, or a stream without a backbone; it names the known ones.
+        For late fusion before a head that is not linear.
     """
     streams = tuple(streams)
     if not streams or len(set(streams)) != len(streams):
@@ -232,12 +245,18 @@ def build_model(
         raise ValueError(f"frozen names {unknown}, which are not among the streams {streams}")
     if not 0 <= modality_dropout < 1:
         raise ValueError(f"modality_dropout is {modality_dropout}; expected a probability in [0, 1)")
+    built_head = _build("head", HEADS, head, axis_name=axis_name, dtype=dtype)
+    if fusion.get("name") == "late" and built_head.hidden:
+        raise ValueError(
+            "late fusion averages predictions, so the head after it must be linear, but it has hidden widths "
+            f"{built_head.hidden}; set hidden=() there, and the streams' own widths in the fusion's `hidden`"
+        )
     return MultimodalModel(
         backbone={
             stream: build_backbone(backbones[stream], axis_name=axis_name, dtype=dtype) for stream in streams
         },
         fusion=_build("fusion", FUSIONS, fusion, streams=streams, axis_name=axis_name, dtype=dtype),
-        head=_build("head", HEADS, head, axis_name=axis_name, dtype=dtype),
+        head=built_head,
         frozen=tuple(frozen),
         modality_dropout=modality_dropout,
         axis_name=axis_name,
