@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_case import quick_jit, relative_error
+from golden_case import quick_jit
 from jax import lax
 
 from data_pipelines.errors import BadDataError
@@ -55,14 +55,6 @@ def converted(reference):
     conversion = convert.convert(reference.state_dict, "i3d_tcn")
     conversion.check()
     return conversion
-
-
-def test_equals_the_reference(reference, converted):
-    clips = reference.inputs["clip"].transpose(0, 2, 3, 4, 1)[:, None]
-    variables = {collection: tree["backbone"] for collection, tree in converted.variables.items()}
-    sequence = np.asarray(quick_jit(I3D(reduction="none").apply)(variables, clips))[:, 0]
-    assert relative_error(sequence, reference.outputs["sequence"]) < 1e-4
-    assert relative_error(sequence.max(1), reference.outputs["max"]) < 1e-4
 
 
 def test_every_weight_of_the_file_is_taken_or_named(reference, converted):

@@ -17,8 +17,10 @@ import pytest
 from flax import linen as nn
 from golden_case import GoldenCase, quick_jit, relative_error
 
+from data_pipelines import windows
+from data_pipelines.media import audio
 from jmt_jax import convert, losses, metrics, torch_names
-from jmt_jax.models import BACKBONES, FUSIONS, build_model
+from jmt_jax.models import FUSIONS, build_backbone, build_model
 from jmt_jax.models.attention import Encoder
 
 OUTPUTS_WITHIN, GRADIENTS_WITHIN = 1e-4, 1e-3
@@ -160,8 +162,7 @@ def check_biovid_vanilla(name: str) -> None:
 
 def backbone_of(conversion: convert.Conversion, **options) -> tuple[nn.Module, Callable]:
     """The module, and `variables` as it takes them."""
-    config = {k: tuple(v) if isinstance(v, list) else v for k, v in conversion.plan.model["backbone"].items()}
-    module = BACKBONES[config.pop("name")](**(config | options))
+    module = build_backbone(conversion.plan.model["backbone"] | options)
     return module, lambda variables: {name: tree["backbone"] for name, tree in variables.items()}
 
 
@@ -205,7 +206,85 @@ def check_signal(name: str) -> None:
         np.testing.assert_array_equal(array, case.state_dict[torch_name])
 
 
-# --- losses and metrics ---
+def check_i3d(name: str) -> None:
+    """What the TCN says at each of the trunk's steps, and its maximum."""
+    case = golden_case.load(name)
+    conversion = converted(case, "i3d_tcn")
+    module, own = backbone_of(conversion, reduction="none")
+    clips = case.inputs["clip"].transpose(0, 2, 3, 4, 1)[:, None]
+
+    def apply(variables):
+        sequence = module.apply(own(variables), clips)[:, 0]
+        return {"sequence": sequence, "max": sequence.max(1)}
+
+    check_network(case, conversion, apply)
+
+
+def check_spectrogram(name: str) -> None:
+    """Torch's one channel is the one token here."""
+    case = golden_case.load(name)
+    conversion = converted(case, "resnet18_audio")
+    module, own = backbone_of(conversion)
+
+    def apply(variables):
+        train, mutable = case.spec["train"], ["batch_stats"]
+        tokens, _ = module.apply(own(variables), case.inputs["spectrogram"], train=train, mutable=mutable)
+        return {"out0": tokens[:, 0]}
+
+    check_network(case, conversion, apply)
+
+
+def check_gru(name: str) -> None:
+    case = golden_case.load(name)
+    conversion = converted(case, "gru")
+    module, own = backbone_of(conversion)
+
+    def apply(variables):
+        outputs, last = module.apply(own(variables), case.inputs["x"], method="states")
+        return {"out": outputs, "h": last}
+
+    check_network(case, conversion, apply)
+
+
+def check_intra_modal(name: str) -> None:
+    """Two backbones of one stream; here both are ready-made features."""
+    case = golden_case.load(name)
+    conversion = converted(case, "intra_modal")
+    module, own = backbone_of(conversion)
+
+    def apply(variables):
+        return {"out0": module.apply(own(variables), (case.inputs["a"], case.inputs["b"]))}
+
+    check_network(case, conversion, apply)
+
+
+# --- losses, metrics and data ---
+
+
+def check_logmel(name: str) -> None:
+    golden = golden_case.read_arrays(name)
+    found = {}
+    for case, rate in golden_case.read_json(name)["sample_rates"].items():
+        wave = golden[f"wave:{case}"]
+        found[f"logmel:{case}"] = audio.log_mel(wave, rate)
+        np.testing.assert_allclose(audio.log_mel(wave / 32768, rate), found[f"logmel:{case}"], atol=1e-5)
+    check_outputs(found, {key: x for key, x in golden.items() if not key.startswith("wave:")})
+
+
+def check_windows(name: str) -> None:
+    """Every sequence of 16 clips, to the index."""
+    videos = sorted(golden_case.read_json(f"{name}_videos"), key=lambda video: video["video"])
+    for part, expected in golden_case.read_json(name).items():
+        split, end = {"train": ("train", "audio_end"), "val": ("validation", "end")}[part]
+        found = []
+        for video in videos:
+            sequences = windows.paper_sequences(video["frames"], np.array(video["labelled"]), split)
+            for targets, frames, mask in zip(
+                sequences.targets, sequences.frames, sequences.mask, strict=True
+            ):
+                clips = [clip if real else [] for clip, real in zip(frames.tolist(), mask, strict=True)]
+                found.append((video["video"], clips, targets.tolist()))
+        assert found == [(sequence["video"], sequence["clips"], sequence[end]) for sequence in expected]
 
 
 def check_ccc(name: str) -> None:
@@ -244,9 +323,14 @@ CHECKS: dict[str, Callable[[str], None]] = {
     # backbones
     r"(r2plus1d_18|r3d_18)_.*": check_video,
     r"physio_conv1d.*": check_signal,
-    # losses and metrics
+    r"i3d_tcn_.*": check_i3d,
+    r"resnet18_audio_.*": check_spectrogram,
+    r"gru_.*": check_gru,
+    r"intra_modal_.*": check_intra_modal,
+    # losses, metrics and data
     r"ccc.*": check_ccc,
-    # data
+    r"logmel.*": check_logmel,
+    r"windows.*": check_windows,
 }
 """Name of a case, as a regular expression, to what checks it."""
 

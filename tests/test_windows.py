@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import gzip
-import json
-
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -78,26 +75,6 @@ def test_a_later_first_sample_shifts_the_indices():
     early = windows.trailing_samples(np.array([10.0]), 2.0, 0.0, 4.0)
     late = windows.trailing_samples(np.array([10.0]), 2.0, 1.5, 4.0)
     assert np.array_equal(early - 6, late)
-
-
-def golden_json(folder, name):
-    return json.loads(gzip.decompress((folder / f"{name}.json.gz").read_bytes()))
-
-
-@pytest.mark.parametrize(
-    ("split", "name", "end"), [("train", "train", "audio_end"), ("validation", "val", "end")]
-)
-def test_sequences_of_the_paper_equal_the_reference(golden, split, name, end):
-    expected = golden_json(golden, "windows")[name]
-    found = []
-    for video in sorted(golden_json(golden, "windows_videos"), key=lambda video: video["video"]):
-        sequences = windows.paper_sequences(video["frames"], np.array(video["labelled"]), split)
-        for targets, frames, mask in zip(sequences.targets, sequences.frames, sequences.mask, strict=True):
-            clips = [clip if real else [] for clip, real in zip(frames.tolist(), mask, strict=True)]
-            found.append((video["video"], clips, targets.tolist()))
-    assert len(found) == len(expected) > 0
-    for sequence, ours in zip(expected, found, strict=True):
-        assert (sequence["video"], sequence["clips"], sequence[end]) == ours
 
 
 @given(num_frames=st.integers(1, 2000))
