@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from golden_case import quick_jit
 
+from data_pipelines.errors import BadDataError
+from jmt_jax import convert
 from jmt_jax.models.gru import GRU
 
 
@@ -15,6 +17,15 @@ def made_up(module, *arguments):
     template = jax.eval_shape(module.init, jax.random.key(0), *arguments)
     rng = np.random.default_rng(1)
     return jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32) * 0.5, template)
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (7,), (768, 0), (1, 1, 1)])
+@pytest.mark.parametrize("name", ["weight_hh_l0", "weight_ih_l0"])
+def test_weights_of_impossible_shapes_are_refused(name, shape):
+    state = {"weight_ih_l0": (6, 3), "weight_hh_l0": (6, 2), "bias_ih_l0": (6,), "bias_hh_l0": (6,)}
+    state = {key: np.zeros(shape, np.float32) for key, shape in (state | {name: shape}).items()}
+    with pytest.raises(BadDataError, match="has shape"):
+        convert.convert(state, "gru").check()
 
 
 def plain_gru(weights, x):
