@@ -103,6 +103,7 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config.model.modality_dropout = 0.0
     config.model.visual = {
         "name": "r2plus1d",
+        "weights": "",  # a file of jmt_jax.convert that the network starts from
         "stem_width": 8,
         "stem_stride": 4,
         "widths": (8, 16, 32),
@@ -111,6 +112,7 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     }
     config.model.physio = {
         "name": "conv1d",
+        "weights": "",  # a file of jmt_jax.convert that the network starts from
         "channels": (16, 32, 32),
         "kernel_sizes": (9, 5, 5),
         "strides": (4, 2, 2),
@@ -118,6 +120,7 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
         "pooling": "mean",
         "normalization": "batch",
     }
+    config.model.fusion_weights = ""  # a file of jmt_jax.convert: what the fusion and the head start from
     config.model.fusion = "jmt"  # or any of those that have options below
     config.model.jmt = {
         "dim": 64,
@@ -176,8 +179,13 @@ def _paper(config: config_dict.ConfigDict) -> None:
     for stream in config.data.streams.values():
         stream.augment = dict.fromkeys(stream.augment, 0.0)
     config.data.streams.physio.normalise = "none"
-    config.model.visual = {"name": "r3d", "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-    config.model.physio = {"name": "conv1d", "features": 512}
+    config.model.visual = {
+        "name": "r3d",
+        "weights": "",  # torchvision's Kinetics weights, out of jmt_jax.convert --network=r3d_18
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+    }
+    config.model.physio = {"name": "conv1d", "weights": "", "features": 512}
     config.model.jmt = {
         "dim": 512,
         "hidden_dim": 512,

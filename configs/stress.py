@@ -49,6 +49,7 @@ def _signal(**options):
 def _backbone(**options):
     return {
         "name": "conv1d",
+        "weights": "",  # a file of jmt_jax.convert that the network starts from
         "channels": (16, 32),
         "kernel_sizes": (5, 5),
         "strides": (2, 1),
@@ -102,6 +103,7 @@ def get_config() -> config_dict.ConfigDict:
     config.model.pulse = _backbone(kernel_sizes=(9, 9), strides=(4, 2))
     config.model.skin_conductance = _backbone(strides=(1, 1))
     config.model.temperature = _backbone(strides=(1, 1))
+    config.model.fusion_weights = ""  # a file of jmt_jax.convert: what the fusion and the head start from
     config.model.fusion = "jmt"  # or any of those that have options below
     config.model.jmt = {
         "dim": 32,

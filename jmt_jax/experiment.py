@@ -105,7 +105,7 @@ class Experiment:
         try:
             return build_model(
                 streams,
-                {stream: _plain(config[stream]) for stream in streams},
+                {stream: _without_weights(_plain(config[stream])) for stream in streams},
                 {"name": fusion, **_plain(config[fusion])},
                 {"outputs": self.num_outputs, **_plain(head)},
                 frozen=streams if stage == "fusion" else (),
@@ -115,6 +115,22 @@ class Experiment:
             )
         except (ValueError, TypeError) as error:
             raise UsageError(f"the model of stage {stage!r} cannot be built: {error}") from error
+
+    def initial_weights(self, stage: str) -> list[tuple[str, str, Path]]:
+        """The files that ``config.model.<stream>.weights`` and ``config.model.fusion_weights`` name.
+
+        Returns:
+          (stream, part of a backbone that is a pair or "", file), and ("", "", file) for fusion and head.
+        """
+        streams = (stage,) if stage in self.data.streams else self.data.streams
+        found = [
+            (stream, part, Path(path))
+            for stream in streams
+            for part, path in _weights_of(_plain(self.config.model[stream]))
+        ]
+        if stage not in self.data.streams and self.config.model.fusion_weights:
+            found.append(("", "", Path(self.config.model.fusion_weights)))
+        return found
 
     def trainable(self, stage: str, params: Mapping[str, Any]) -> tuple[str, ...]:
         """Top-level parameters that a stage changes."""
@@ -277,6 +293,21 @@ def _split_items(data: Data) -> list[splits.Item]:
         )
         for number, row in sorted(first_row.items())
     ]
+
+
+def _without_weights(backbone: dict[str, Any]) -> dict[str, Any]:
+    """A backbone's arguments: its file of weights is none, nor are those of its parts."""
+    return {
+        key: _without_weights(value) if isinstance(value, dict) else value
+        for key, value in backbone.items()
+        if key != "weights"
+    }
+
+
+def _weights_of(backbone: dict[str, Any]) -> list[tuple[str, str]]:
+    """(part, file), the part "" for the whole backbone."""
+    parts = {"": backbone, **{part: value for part, value in backbone.items() if isinstance(value, dict)}}
+    return [(part, value["weights"]) for part, value in parts.items() if value.get("weights")]
 
 
 def _plain(config: Any) -> dict[str, Any]:

@@ -17,7 +17,9 @@ from jmt_jax.models.parameters import parameter_table
 from jmt_jax.optimizer import make_optimizer, make_schedule
 from jmt_jax.runtime import Runtime
 from jmt_jax.steps import make_eval_step, make_train_step
+from jmt_jax.torch_networks import BACKBONE
 from jmt_jax.train_state import Params, TrainState
+from jmt_jax.weights import apply_fusion_weights, apply_weights
 
 _SHOWN = {"classification": ("loss", "accuracy", "auroc"), "regression": ("loss", "ccc_mean")}
 _LOG_EVERY_SECONDS = 30.0
@@ -106,7 +108,7 @@ class Stage:
             raise BadDataError(
                 f"{folder} is at step {latest} of {self._total_steps}; run that study to its end first"
             )
-        best = checkpoints.restore_variables(checkpoints.best_step(), self._initial_variables({}))
+        best = checkpoints.restore_variables(checkpoints.best_step(), self._initial_variables({"params": {}}))
         checkpoints.close()
         logging.info(f"stage {self._name}: taken from {folder}")
         return best
@@ -121,6 +123,11 @@ class Stage:
 
         variables = dict(self._runtime.compile_once(init)(example))
         variables.setdefault("batch_stats", {})
+        for stream, part, path in self._experiment.initial_weights(self._name):
+            if not stream:
+                variables = apply_fusion_weights(variables, path, logging.info)
+            elif f"{BACKBONE}_{stream}" not in backbones["params"]:
+                variables = apply_weights(variables, stream, path, logging.info, part=part)
         for kind, tree in backbones.items():
             known = {name: value for name, value in tree.items() if name in variables[kind]}
             variables[kind] = {**variables[kind], **jax.device_put(known, self._runtime.replicated)}

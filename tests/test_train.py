@@ -11,10 +11,12 @@ import pytest
 import tiny
 
 from data_pipelines.errors import BadDataError, UsageError
-from jmt_jax import results, stage, study, train
+from jmt_jax import results, stage, study, train, weights
 from jmt_jax.checkpoint import Checkpoints
 from jmt_jax.experiment import make_experiment, open_data
+from jmt_jax.logging import MetricsFile
 from jmt_jax.models.model import BACKBONES, FUSIONS
+from jmt_jax.runtime import Runtime
 
 ONE_STREAM = {"model__streams": "physio", "model__fusion": "concat"}
 
@@ -168,6 +170,34 @@ def test_backbones_of_another_run_are_not_trained_again(finished, cache_dir, tmp
     ):
         with pytest.raises(error, match=message):
             study.run(tiny.shrunk("biovid", cache_dir, **{**options, **changed}), tmp_path / message)
+
+
+def test_a_run_starts_from_files_of_weights(finished, cache_dir, tmp_path):
+    """Frozen backbones, fusion and head out of files; after one tiny step the backbones are the files'."""
+    _, trained, _ = finished
+    checkpoints = Checkpoints(trained / "checkpoints" / "fusion", read_only=True)
+    example = make_experiment(finished[0], open_data(finished[0]), fold=0, seed=0)
+    variables = stage.Stage(
+        example, "fusion", Runtime.create("jit"), tmp_path / "other", MetricsFile(tmp_path, is_main=False)
+    )._initial_variables({"params": {}})
+    variables = checkpoints.restore_variables(checkpoints.best_step(), variables)
+    weights.save_weights(tmp_path / "all.safetensors", variables, {})
+    file = str(tmp_path / "all.safetensors")
+    options = {f"model__{name}": file for name in ("visual__weights", "physio__weights", "fusion_weights")}
+    config = tiny.shrunk(
+        "biovid", cache_dir, **options, training__stages="fusion", training__fusion__learning_rate=1e-12
+    )
+    run = train.train_and_evaluate(config, tmp_path / "run")
+    for name, tree in run.variables["params"].items():
+        for ours, theirs in zip(
+            jax.tree.leaves(tree), jax.tree.leaves(variables["params"][name]), strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, atol=0 if name.startswith("backbone_") else 1e-6)
+    with pytest.raises(BadDataError, match="no part backbone"):
+        head = {"head": variables["params"]["head"]}
+        weights.save_weights(tmp_path / "some.safetensors", {"params": head}, {})
+        options = {"model__visual__weights": str(tmp_path / "some.safetensors"), "training__stages": "joint"}
+        study.run(tiny.shrunk("biovid", cache_dir, **options), tmp_path / "refused")
 
 
 @pytest.mark.parametrize(
