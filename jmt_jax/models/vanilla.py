@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -151,19 +152,11 @@ class VanillaMatched(nn.Module):
 
         Args:
           widths: Stream -> width of its tokens.
-
-        Raises:
-          ValueError: where even the narrowest vanilla network has more.
         """
-        target = _count(self._jmt(), widths)
-        least, next_one = (_count(self._vanilla(width, parent=None), widths) for width in (1, 2))
-        hidden_dim = 1 + round((target - least) / (next_one - least))
-        if hidden_dim < 1:
-            raise ValueError(
-                f"the JMT has {target} parameters, and the narrowest vanilla network of these options "
-                f"{least}; make output_dim smaller"
-            )
-        return hidden_dim
+        shapes = tuple(widths.items())
+        target, least = _count(self._jmt(), shapes), _count(self._vanilla(1, parent=None), shapes)
+        per_unit = len(self.streams) * self.num_layers * (2 * self.dim + 1)
+        return 1 + round((target - least) / per_unit)
 
     def _jmt(self) -> JMT:
         shared = (self.streams, self.dim, self.hidden_dim, self.num_heads, self.num_layers)
@@ -188,8 +181,9 @@ class VanillaMatched(nn.Module):
         )
 
 
-def _count(module: nn.Module, widths: Mapping[str, int]) -> int:
-    """Live parameters of a fusion over streams of these widths; nothing is computed."""
-    tokens = {stream: jax.ShapeDtypeStruct((1, 1, width), jnp.float32) for stream, width in widths.items()}
-    masks = dict.fromkeys(widths, jax.ShapeDtypeStruct((1, 1), jnp.bool_))
+@functools.lru_cache(maxsize=64)  # every trace of the model asks again
+def _count(module: nn.Module, widths: tuple[tuple[str, int], ...]) -> int:
+    """Live parameters of a fusion over (stream, width of its tokens); nothing is computed."""
+    tokens = {stream: jax.ShapeDtypeStruct((1, 1, width), jnp.float32) for stream, width in widths}
+    masks = {stream: jax.ShapeDtypeStruct((1, 1), jnp.bool_) for stream, _ in widths}
     return count_parameters(jax.eval_shape(module.init, jax.random.key(0), tokens, masks))
