@@ -14,6 +14,7 @@ the share is the median over neighbouring runs. Nothing is asserted.
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import json
 import os
@@ -43,12 +44,18 @@ LEARNING_RATE = 1e-3
 PAUSE_SECONDS = 0.05  # Threads of the one library stop spinning before the other is timed.
 
 CLIPS = ((16, 1, 8, 112, 112, 3), np.uint8)
+FEW_CLIPS = ((4, 1, 8, 112, 112, 3), np.uint8)  # enlarged to 224 x 224 by the network
+SPECTROGRAMS = ((64, 1, 64, 104), np.float32)
 NETWORKS = {
     # row: backbone, its arguments, the input's shape and type, whether it trains, the goal
     "r2plus1d_forward": ("r2plus1d", {}, *CLIPS, False, ">= .65"),
     "r2plus1d_training": ("r2plus1d", {}, *CLIPS, True, ">= .50"),
     "r3d_forward": ("r3d", {}, *CLIPS, False, ""),
     "r3d_training": ("r3d", {}, *CLIPS, True, ""),
+    "resnet18_forward": ("resnet18", {}, *SPECTROGRAMS, False, ">= .5"),
+    "resnet18_training": ("resnet18", {}, *SPECTROGRAMS, True, ""),
+    "i3d_forward": ("i3d", {}, *FEW_CLIPS, False, ""),
+    "i3d_training": ("i3d", {}, *FEW_CLIPS, True, ""),
 }
 FUSIONS = {"fusion_self_attention": ("self_attention", "<= .75"), "fusion_fc": ("fc", "<= 1")}
 
@@ -204,8 +211,7 @@ def measure_fusion(row: str, rounds: int) -> dict[str, float]:
 
 def torch_step(features: list[np.ndarray], output: str) -> Callable[[], None]:
     """The same layers and the same step as a PyTorch user writes them."""
-    import torch
-
+    torch = importlib.import_module("torch")  # no import statement: the project must run without it
     torch.manual_seed(0)
     torch.set_num_threads(
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

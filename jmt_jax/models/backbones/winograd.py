@@ -25,7 +25,7 @@ Tile = tuple[int, int, int]
 # its speed, few enough for the cache. With more products fewer rows, but not below the last figure.
 CLIP_ROWS, STRIP_ROWS, FEWEST_ROWS = 400, 128, 64
 # Below this many channels, or rows in all, the products are too small to pay for the transforms.
-FEWEST_CHANNELS = 16
+FEWEST_CHANNELS = 32
 # Reciprocal pairs keep the rounding error of four outputs at once small; 0, +-1, +-2 has five times as much.
 _POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, math.sqrt(0.5), -math.sqrt(0.5), math.sqrt(2.0), -math.sqrt(2.0))}
 
@@ -188,8 +188,14 @@ def in_chunks(
     count = batch // clips * strips
     if count == 1:
         return body(0, 0, start)
+    if strips == 1:
+        return lax.fori_loop(0, count, lambda i, result: body(i * clips, 0, result), start)
+    # Not // and %, whose care for signs costs kernels of their own.
     return lax.fori_loop(
-        0, count, lambda i, result: body(i // strips * clips, i % strips * height, result), start
+        0,
+        count,
+        lambda i, result: body(lax.div(i, strips) * clips, lax.rem(i, strips) * height, result),
+        start,
     )
 
 
