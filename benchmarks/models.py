@@ -232,7 +232,7 @@ def torch_step(features: list[np.ndarray], output: str) -> Callable[[], None]:
     if output == "fc":
         layers["output"] = torch.nn.Linear(6 * WIDTH, 2 * WIDTH)
     else:
-        layers |= {"token_encoder": encoder(), "token_attention": attention()}
+        layers.update({"token_encoder": encoder(), "token_attention": attention()})
     visual, audio = map(torch.from_numpy, features)
     optimizer = torch.optim.SGD(layers.parameters(), LEARNING_RATE)
 
