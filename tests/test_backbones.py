@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from golden_case import quick_jit
 
-from jmt_jax.models.backbones import convolution
+from jmt_jax.models.backbones import convolution, winograd
 from jmt_jax.models.backbones.conv1d import SignalCNN
 from jmt_jax.models.backbones.identity import Identity
 from jmt_jax.models.backbones.r2plus1d import R2Plus1D, midplanes
@@ -31,6 +31,12 @@ CONVOLUTIONS = {
     "full": ((2, 5, 6, 7, 4), (3, 3, 3, 4, 5), (1, 1, 1)),
     "full, strided": ((2, 5, 6, 7, 4), (3, 3, 3, 4, 5), (2, 2, 2)),
     "full, many channels": ((1, 4, 5, 5, 33), (3, 3, 3, 33, 4), (2, 2, 2)),
+    "frames by Winograd": ((2, 3, 8, 7, 32), (1, 3, 3, 32, 33), (1, 1, 1)),
+    "frames by Winograd, rows in chunks": ((2, 9, 12, 64, 32), (1, 3, 3, 32, 32), (1, 1, 1)),
+    "frames by Winograd, clips in chunks": ((8, 2, 22, 21, 32), (1, 3, 3, 32, 32), (1, 1, 1)),
+    "time by Winograd": ((2, 5, 4, 9, 32), (3, 1, 1, 32, 33), (1, 1, 1)),
+    "full by Winograd": ((2, 6, 7, 8, 32), (3, 3, 3, 32, 33), (1, 1, 1)),
+    "full by Winograd, one step": ((5, 1, 8, 8, 32), (3, 3, 3, 32, 33), (1, 1, 1)),
     "shortcut": ((2, 5, 6, 7, 4), (1, 1, 1, 4, 5), (2, 2, 2)),
 }
 
@@ -55,6 +61,67 @@ def test_fast_forms_equal_the_plain_convolution(name):
     for ours, expected in zip(fast, plain, strict=True):
         assert ours.shape == expected.shape
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("outputs", "bound"), [(2, 3e-6), (4, 1e-5)])
+def test_winograd_rounds_little(outputs, bound):
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((1, 2, 8, 8, 64)).astype(np.float32)
+    kernel = rng.standard_normal((1, 3, 3, 64, 32)).astype(np.float32)
+    around = np.pad(inputs.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
+    exact = sum(
+        around[:, :, row : row + 8, column : column + 8] @ kernel[0, row, column].astype(np.float64)
+        for row in range(3)
+        for column in range(3)
+    )
+    found = quick_jit(lambda x, k: winograd.conv(x, k, (0, outputs, outputs)))(inputs, kernel)
+    assert np.abs(found - exact).max() < bound * np.abs(exact).max()
+
+
+@pytest.mark.parametrize(
+    ("input_shape", "between", "space_strides", "time_strides"),
+    [
+        ((2, 4, 8, 8, 32), 34, (1, 1, 1), (1, 1, 1)),
+        ((3, 2, 6, 6, 32), 33, (1, 1, 1), (1, 1, 1)),
+        ((4, 1, 8, 8, 32), 32, (1, 1, 1), (1, 1, 1)),
+        ((2, 4, 8, 8, 32), 34, (1, 1, 1), (2, 1, 1)),
+        ((2, 4, 9, 8, 3), 5, (1, 2, 2), (2, 1, 1)),
+    ],
+)
+def test_space_and_time_as_one_equal_the_four_steps(input_shape, between, space_strides, time_strides):
+    rng = np.random.default_rng(0)
+    arguments = [
+        rng.standard_normal(shape).astype(np.float32)
+        for shape in (input_shape, (1, 3, 3, input_shape[-1], between), (between,), (3, 1, 1, between, 32))
+    ]
+
+    def four(inputs, space_kernel, offset, time_kernel):
+        x = convolution.plain_conv3d(inputs, space_kernel, space_strides, ((0, 0), (1, 1), (1, 1)))
+        x = jnp.maximum(x + offset, 0)
+        return convolution.plain_conv3d(x, time_kernel, time_strides, ((1, 1), (0, 0), (0, 0)))
+
+    @quick_jit
+    def both(*arguments):
+        results = []
+        for form in (lambda *a: convolution.space_time_conv(*a, space_strides, time_strides), four):
+            output, pullback = jax.vjp(form, *arguments)
+            results.append((output, *pullback(jnp.cos(output))))
+        return results
+
+    for ours, expected in zip(*both(*arguments), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def test_rows_of_chunks_do_not_touch_each_other():
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((4, 2, 22, 21, 32)).astype(np.float32)
+    kernel = rng.standard_normal((1, 3, 3, 32, 32)).astype(np.float32)
+    run = quick_jit(lambda x, k: convolution.conv3d(x, k, (1, 1, 1), ((0, 0), (1, 1), (1, 1))))
+    before = np.asarray(run(inputs, kernel))
+    inputs[3] = np.nan
+    after = np.asarray(run(inputs, kernel))
+    np.testing.assert_array_equal(after[:3], before[:3])
+    assert np.isnan(after[3]).all()
 
 
 def test_unpadded_signal_convolution():

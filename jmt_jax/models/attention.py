@@ -12,10 +12,43 @@ from jmt_jax.models import initializers
 from jmt_jax.models.layers import Dropout, LayerNorm, Linear
 
 
+class Projection(nn.Module):
+    """y = x W + b with as many outputs as inputs, whose kernel and bias may also be read.
+
+    Attributes:
+      dim: Width of both.
+      kernel_init: Of W; b is zero at first.
+      dtype: Type of the computation; parameters are float32.
+    """
+
+    dim: int
+    kernel_init: initializers.Initializer
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        """Makes the two parameters."""
+        self.kernel = self.param("kernel", self.kernel_init, (self.dim, self.dim), jnp.float32)
+        self.bias = self.param("bias", nn.initializers.zeros, (self.dim,), jnp.float32)
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """[..., dim] -> [..., dim]."""
+        return linear(inputs, self.kernel, self.bias, self.dtype)
+
+
+def linear(inputs: jax.Array, kernel: jax.Array, bias: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """inputs W + b in `dtype`."""
+    return inputs.astype(dtype) @ kernel.astype(dtype) + bias.astype(dtype)
+
+
 class MultiHeadAttention(nn.Module):
     """softmax(Q K^T / sqrt(d)) V with projections and biases, as torch's `MultiheadAttention` (batch first).
 
     One module may serve several uses of one query: `project_query` once, then `attend` for each.
+
+    With one head the keys are never projected: q (x W_k)^T = (q W_k^T) x^T, so the query takes over the keys'
+    projection, once for all uses and however many keys there are, and the mean over the keys is taken before
+    their projection as values. Where there are more queries than `dim`, two projections in a row become one.
+    The keys' bias adds the same to all logits of a query and so changes nothing; its gradient is zero.
 
     Attributes:
       dim: Width of queries, keys, values and output.
@@ -31,13 +64,9 @@ class MultiHeadAttention(nn.Module):
         """Builds the four projections."""
         if self.dim % self.num_heads:
             raise ValueError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
-
-        def dense(kernel: initializers.Initializer) -> nn.Dense:
-            return nn.Dense(self.dim, dtype=self.dtype, kernel_init=kernel)
-
         projection = initializers.attention_projection_kernel(self.dim)
-        self.query, self.key, self.value = dense(projection), dense(projection), dense(projection)
-        self.out = dense(initializers.linear_kernel)
+        self.query, self.key, self.value = (Projection(self.dim, projection, self.dtype) for _ in range(3))
+        self.out = Projection(self.dim, initializers.linear_kernel, self.dtype)
 
     def __call__(self, query: jax.Array, keys: jax.Array, key_mask: jax.Array | None = None) -> jax.Array:
         """Lets every query look at all keys of its own item.
@@ -53,23 +82,60 @@ class MultiHeadAttention(nn.Module):
         return self.attend(self.project_query(query), keys, key_mask)
 
     def project_query(self, query: jax.Array) -> jax.Array:
-        """[..., Q, dim] -> [..., Q, num_heads, dim / num_heads], scaled."""
-        return self._heads(self.query(query)) * (1 / math.sqrt(self.dim // self.num_heads))
+        """[..., Q, dim] -> what `attend` compares with the keys: [..., Q, dim], or with several heads
+        [..., Q, num_heads, dim / num_heads].
+        """
+        scale = 1 / math.sqrt(self.dim // self.num_heads)
+        if self.num_heads > 1:
+            return self._heads(self.query(query)) * scale
+        return self._two_in_a_row(
+            query, self.query.kernel * scale, self.query.bias * scale, self.key.kernel.T, None
+        )
 
     def attend(self, projected: jax.Array, keys: jax.Array, key_mask: jax.Array | None = None) -> jax.Array:
         """`__call__` from a query that `project_query` has made."""
+        keys = keys.astype(self.dtype)
         if key_mask is not None:
             keys = jnp.where(key_mask[..., None], keys, 0)  # 0 * NaN would still be NaN
-        key, value = self._heads(self.key(keys)), self._heads(self.value(keys))
-        logits = jnp.einsum("...qhd,...khd->...hqk", projected, key).astype(jnp.float32)
-        if key_mask is not None:
-            logits = jnp.where(key_mask[..., None, None, :], logits, jnp.finfo(jnp.float32).min)
-        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        context = jnp.einsum("...hqk,...khd->...qhd", weights, value)
-        output = self.out(context.reshape(*context.shape[:-2], self.dim))
+        if self.num_heads == 1:
+            weights = self._weights(jnp.einsum("...qd,...kd->...qk", projected, keys), key_mask)
+            output = self._two_in_a_row(
+                jnp.einsum("...qk,...kd->...qd", weights, keys),
+                self.value.kernel,
+                self.value.bias,
+                self.out.kernel,
+                self.out.bias,
+            )
+        else:
+            key, value = self._heads(self.key(keys)), self._heads(self.value(keys))
+            mask = None if key_mask is None else key_mask[..., None, :]
+            weights = self._weights(jnp.einsum("...qhd,...khd->...hqk", projected, key), mask)
+            context = jnp.einsum("...hqk,...khd->...qhd", weights, value)
+            output = self.out(context.reshape(*context.shape[:-2], self.dim))
         if key_mask is None:
             return output
         return jnp.where(key_mask.any(-1)[..., None, None], output, 0)
+
+    def _weights(self, logits: jax.Array, key_mask: jax.Array | None) -> jax.Array:
+        """Softmax over the keys, [..., Q, K]."""
+        logits = logits.astype(jnp.float32)
+        if key_mask is not None:
+            logits = jnp.where(key_mask[..., None, :], logits, jnp.finfo(jnp.float32).min)
+        return jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+
+    def _two_in_a_row(
+        self,
+        inputs: jax.Array,
+        kernel: jax.Array,
+        bias: jax.Array,
+        next_kernel: jax.Array,
+        next_bias: jax.Array | None,
+    ) -> jax.Array:
+        """(inputs W + b) W' + b', by the product of the kernels where there are more rows than it costs."""
+        next_bias = jnp.zeros_like(bias) if next_bias is None else next_bias
+        if inputs.size // self.dim > self.dim:
+            return linear(inputs, kernel @ next_kernel, bias @ next_kernel + next_bias, self.dtype)
+        return linear(linear(inputs, kernel, bias, self.dtype), next_kernel, next_bias, self.dtype)
 
     def _heads(self, x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:-1], self.num_heads, self.dim // self.num_heads)

@@ -76,7 +76,6 @@ class BatchNorm(nn.Module):
     axis_name: str | None = None
     dtype: jnp.dtype = jnp.float32
 
-    @nn.compact
     def __call__(self, inputs: jax.Array, mask: jax.Array | None = None, *, train: bool = False) -> jax.Array:
         """Normalises.
 
@@ -89,11 +88,7 @@ class BatchNorm(nn.Module):
         Returns:
           [N, ..., C] in `dtype`; finite even where no row is real.
         """
-        features = inputs.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (features,), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (features,), jnp.float32)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
-        running_variance = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
+        scale, bias, running_mean, running_variance = self._variables(inputs.shape[-1])
         mean, variance = running_mean.value, running_variance.value
         if train:
             mean, variance, count = self._batch_statistics(inputs, mask, running_mean.value)
@@ -102,6 +97,22 @@ class BatchNorm(nn.Module):
         multiplier = scale * lax.rsqrt(variance + self.epsilon)
         offset = bias - mean * multiplier
         return (inputs.astype(jnp.float32) * multiplier + offset).astype(self.dtype)
+
+    def affine(self, features: int) -> tuple[jax.Array, jax.Array]:
+        """Evaluation is x * multiplier + offset; here are both, float32 [features] each."""
+        scale, bias, mean, variance = self._variables(features)
+        multiplier = scale * lax.rsqrt(variance.value + self.epsilon)
+        return multiplier, bias - mean.value * multiplier
+
+    @nn.compact
+    def _variables(self, features: int) -> tuple[jax.Array, jax.Array, nn.Variable, nn.Variable]:
+        """Scale, bias, running mean, running variance, [features] each."""
+        return (
+            self.param("scale", nn.initializers.ones, (features,), jnp.float32),
+            self.param("bias", nn.initializers.zeros, (features,), jnp.float32),
+            self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32),
+            self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32),
+        )
 
     def _batch_statistics(
         self, inputs: jax.Array, mask: jax.Array | None, pivot: jax.Array
@@ -201,17 +212,21 @@ class Conv3D(nn.Module):
     dtype: jnp.dtype = jnp.float32
     padding: Literal["half", "same"] = "half"
 
-    @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """[N, T, H, W, in] -> [N, T', H', W', features]."""
-        shape = (*self.kernel_size, inputs.shape[-1], self.features)
-        kernel = self.param("kernel", initializers.video_kernel, shape, jnp.float32)
+        kernel = self.weights(inputs.shape[-1])
         if self.padding == "same":
             axes = zip(inputs.shape[1:4], self.kernel_size, self.strides, strict=True)
             padding = tuple(convolution.same_padding(*axis) for axis in axes)
         else:
             padding = tuple((size // 2, size // 2) for size in self.kernel_size)
         return convolution.conv3d(inputs.astype(self.dtype), kernel.astype(self.dtype), self.strides, padding)
+
+    @nn.compact
+    def weights(self, channels: int) -> jax.Array:
+        """The kernel for inputs of so many channels, float32 [kt, kh, kw, channels, features]."""
+        shape = (*self.kernel_size, channels, self.features)
+        return self.param("kernel", initializers.video_kernel, shape, jnp.float32)
 
 
 class Conv1D(nn.Module):

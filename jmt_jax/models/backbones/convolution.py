@@ -11,10 +11,14 @@ Reverse-mode gradients only (`jax.custom_vjp`).
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from jmt_jax.models.backbones import winograd
 
 Padding = tuple[tuple[int, int], ...]
 Triple = tuple[int, int, int]
@@ -69,7 +73,11 @@ def plain_conv3d(inputs: jax.Array, kernel: jax.Array, strides: Triple, padding:
 
 
 def cpu_conv3d(inputs: jax.Array, kernel: jax.Array, strides: Triple, padding: Padding) -> jax.Array:
-    """`conv3d` out of 2-D convolutions."""
+    """`conv3d` by Winograd's method where it can be, else out of 2-D convolutions."""
+    kernel, padding = _without_dead_taps(inputs.shape[1], kernel, padding)
+    tile = _tile(inputs, kernel.shape, strides, padding)
+    if any(tile):
+        return winograd.conv(inputs, kernel, tile)
     time, height, width, channels, features = kernel.shape
     if height == width == 1:
         return _time_conv(inputs, kernel, strides, padding)
@@ -78,11 +86,29 @@ def cpu_conv3d(inputs: jax.Array, kernel: jax.Array, strides: Triple, padding: P
     return _frame_conv(taps, folded, strides[1:], padding[1:])
 
 
+def cpu_input_gradient(
+    inputs: jax.Array, kernel: jax.Array, cotangents: jax.Array, strides: Triple, padding: Padding
+) -> jax.Array:
+    """Gradient with respect to the inputs."""
+    kernel, padding = _without_dead_taps(inputs.shape[1], kernel, padding)
+    if any(_tile(inputs, kernel.shape, strides, padding)):
+        turned = kernel[::-1, ::-1, ::-1].swapaxes(3, 4)
+        return winograd.conv(cotangents, turned, _tile(cotangents, turned.shape, strides, padding))
+    _, pullback = jax.vjp(lambda x: cpu_conv3d(x, kernel, strides, padding), inputs)
+    return pullback(cotangents)[0]
+
+
 def cpu_kernel_gradient(
     inputs: jax.Array, cotangents: jax.Array, shape: tuple[int, ...], strides: Triple, padding: Padding
 ) -> jax.Array:
     """Gradient with respect to the kernel of `shape` [kt, kh, kw, in, out]."""
     time, height, width, channels, features = shape
+    if _only_middle_is_live(inputs.shape[1], time, padding):
+        live = cpu_kernel_gradient(inputs, cotangents, (1, *shape[1:]), strides, ((0, 0), *padding[1:]))
+        return jnp.pad(live, ((time // 2, time // 2), *((0, 0),) * 4))
+    tile = _tile(inputs, shape, strides, padding)
+    if any(tile):
+        return winograd.kernel_gradient(inputs, cotangents, tile)
     if height == width == 1:
         return _time_kernel_gradient(inputs, cotangents, shape, strides, padding)
     taps = _time_taps(inputs, time, strides[0], padding[0])
@@ -98,15 +124,104 @@ def cpu_kernel_gradient(
     return folded.reshape(height, width, time, channels, features).transpose(2, 0, 1, 3, 4)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def space_time_conv(
+    inputs: jax.Array,
+    space_kernel: jax.Array,
+    offset: jax.Array,
+    time_kernel: jax.Array,
+    space_strides: Triple,
+    time_strides: Triple,
+) -> jax.Array:
+    """A convolution of frames, an offset, ReLU, a convolution over time; each padded by half its kernel.
+
+    The same numbers as from the four, but on a CPU what stands between them never leaves the cache. For
+    inference: a gradient computes the four again.
+
+    Args:
+      inputs: [N, T, H, W, in].
+      space_kernel: [1, k, k, in, between], with a batch norm's multiplier folded into it.
+      offset: [between].
+      time_kernel: [k, 1, 1, between, out].
+      space_strides: (1, height, width).
+      time_strides: (time, 1, 1).
+
+    Returns:
+      [N, T', H', W', out].
+    """
+    return lax.platform_dependent(
+        inputs,
+        space_kernel,
+        offset,
+        time_kernel,
+        cpu=functools.partial(_cpu_space_time_conv, space_strides=space_strides, time_strides=time_strides),
+        default=lambda *arguments: _four(plain_conv3d, *arguments, space_strides, time_strides),
+    )
+
+
+def half_padding(kernel: jax.Array) -> Padding:
+    """Half of the kernel on each side, in (time, height, width)."""
+    return tuple((size // 2, size // 2) for size in kernel.shape[:3])
+
+
+def _four(
+    convolve: Callable[..., jax.Array],
+    inputs: jax.Array,
+    space_kernel: jax.Array,
+    offset: jax.Array,
+    time_kernel: jax.Array,
+    space_strides: Triple,
+    time_strides: Triple,
+) -> jax.Array:
+    between = convolve(inputs, space_kernel, space_strides, half_padding(space_kernel)) + offset
+    return convolve(jnp.maximum(between, 0), time_kernel, time_strides, half_padding(time_kernel))
+
+
+def _cpu_space_time_conv(
+    inputs: jax.Array,
+    space_kernel: jax.Array,
+    offset: jax.Array,
+    time_kernel: jax.Array,
+    space_strides: Triple,
+    time_strides: Triple,
+) -> jax.Array:
+    tile = _tile(inputs, space_kernel.shape, space_strides, half_padding(space_kernel))
+    if not any(tile):
+        return _four(cpu_conv3d, inputs, space_kernel, offset, time_kernel, space_strides, time_strides)
+
+    def finish(between: jax.Array) -> jax.Array:
+        between = jnp.maximum(between + offset, 0)
+        kernel, padding = _without_dead_taps(between.shape[1], time_kernel, half_padding(time_kernel))
+        time_tile = _tile(between, kernel.shape, time_strides, padding)
+        if any(time_tile):
+            return winograd.conv_at_once(between, kernel, time_tile)
+        return _time_products(between, kernel, time_strides[0], padding[0][0])
+
+    return winograd.conv(inputs, space_kernel, tile, finish)
+
+
+def _space_time_forward(*arguments: Any) -> tuple:
+    return space_time_conv(*arguments), arguments[:4]
+
+
+def _space_time_backward(space_strides: Triple, time_strides: Triple, residuals: tuple, given: Any) -> tuple:
+    _, pullback = jax.vjp(
+        lambda *arguments: _four(conv3d, *arguments, space_strides, time_strides), *residuals
+    )
+    return pullback(given)
+
+
+space_time_conv.defvjp(_space_time_forward, _space_time_backward)
+
+
 def _forward(inputs: jax.Array, kernel: jax.Array, strides: Triple, padding: Padding) -> tuple:
     return conv3d(inputs, kernel, strides, padding), (inputs, kernel)
 
 
 def _backward(strides: Triple, padding: Padding, residuals: tuple, cotangents: jax.Array) -> tuple:
     def on_cpu(inputs: jax.Array, kernel: jax.Array, cotangents: jax.Array) -> tuple:
-        _, pullback = jax.vjp(lambda x: cpu_conv3d(x, kernel, strides, padding), inputs)
         gradient = cpu_kernel_gradient(inputs, cotangents, kernel.shape, strides, padding)
-        return pullback(cotangents)[0], gradient
+        return cpu_input_gradient(inputs, kernel, cotangents, strides, padding), gradient
 
     def elsewhere(inputs: jax.Array, kernel: jax.Array, cotangents: jax.Array) -> tuple:
         _, pullback = jax.vjp(lambda x, k: plain_conv3d(x, k, strides, padding), inputs, kernel)
@@ -116,6 +231,26 @@ def _backward(strides: Triple, padding: Padding, residuals: tuple, cotangents: j
 
 
 conv3d.defvjp(_forward, _backward)
+
+
+def _tile(inputs: jax.Array, kernel: tuple[int, ...], strides: Triple, padding: Padding) -> Triple:
+    """`winograd.choose_tile` for float32; fewer bits do not bear the transforms."""
+    if inputs.dtype != jnp.float32:
+        return (0, 0, 0)
+    return winograd.choose_tile(inputs.shape, kernel, strides, padding)
+
+
+def _only_middle_is_live(length: int, size: int, padding: Padding) -> bool:
+    """Whether a kernel over time sees nothing but zeros beside its middle."""
+    return length == 1 and size > 1 and tuple(padding[0]) == (size // 2,) * 2
+
+
+def _without_dead_taps(length: int, kernel: jax.Array, padding: Padding) -> tuple[jax.Array, Padding]:
+    """The kernel and padding that are enough for `length` steps of time."""
+    if not _only_middle_is_live(length, kernel.shape[0], padding):
+        return kernel, padding
+    middle = kernel.shape[0] // 2
+    return kernel[middle : middle + 1], ((0, 0), *padding[1:])
 
 
 def _steps(length: int, size: int, stride: int, padding: tuple[int, int]) -> int:
@@ -206,6 +341,22 @@ def _time_conv(inputs: jax.Array, kernel: jax.Array, strides: Triple, padding: P
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return outputs.reshape(batch, -1, height, width, kernel.shape[-1])
+
+
+def _time_products(inputs: jax.Array, kernel: jax.Array, stride: int, before: int) -> jax.Array:
+    """A convolution over time alone, one matrix product for each (step, tap) that sees no zeros."""
+    batch, length, height, width, channels = inputs.shape
+    size, features = kernel.shape[0], kernel.shape[-1]
+    outputs = []
+    for step in range(_steps(length, size, stride, (before, before))):
+        sources = [(tap, step * stride + tap - before) for tap in range(size)]
+        products = [
+            inputs[:, source].reshape(-1, channels) @ kernel[tap, 0, 0]
+            for tap, source in sources
+            if 0 <= source < length
+        ]
+        outputs.append(sum(products[1:], products[0]).reshape(batch, height, width, features))
+    return jnp.stack(outputs, axis=1)
 
 
 def _time_kernel_gradient(

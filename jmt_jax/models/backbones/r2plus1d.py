@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jmt_jax.models.backbones.convolution import space_time_conv
 from jmt_jax.models.backbones.video import VideoResNet
 from jmt_jax.models.layers import BatchNorm, Conv3D
 
@@ -44,9 +45,20 @@ class Conv2Plus1D(nn.Module):
         """[N, T, H, W, C] -> [N, T', H', W', features]."""
         time, space = self.stride
         size = self.kernel_size
-        x = Conv3D(self.middle, (1, size, size), (1, space, space), self.dtype, name="space")(inputs)
-        x = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name="norm")(x, mask, train=train)
-        return Conv3D(self.features, (3, 1, 1), (time, 1, 1), self.dtype, name="time")(nn.relu(x))
+        over_space = Conv3D(self.middle, (1, size, size), (1, space, space), self.dtype, name="space")
+        norm = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name="norm")
+        over_time = Conv3D(self.features, (3, 1, 1), (time, 1, 1), self.dtype, name="time")
+        if train:
+            return over_time(nn.relu(norm(over_space(inputs), mask, train=True)))
+        multiplier, offset = norm.affine(self.middle)
+        return space_time_conv(
+            inputs.astype(self.dtype),
+            (over_space.weights(inputs.shape[-1]) * multiplier).astype(self.dtype),
+            offset.astype(self.dtype),
+            over_time.weights(self.middle).astype(self.dtype),
+            over_space.strides,
+            over_time.strides,
+        )
 
 
 class R2Plus1D(VideoResNet):
