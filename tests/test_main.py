@@ -12,7 +12,7 @@ import tiny
 
 def _run(*arguments: str, cwd=tiny.CONFIGS.parent, **environment: str) -> subprocess.CompletedProcess:
     # One device, and programs compiled by the other tests are not waited for again.
-    variables = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=1", **environment}
+    variables = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0", **environment}
     return subprocess.run(
         [sys.executable, "-m", "jmt_jax.main", *arguments],
         cwd=cwd,

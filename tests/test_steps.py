@@ -23,7 +23,8 @@ def _model(axis_name=None, outputs=2, frozen=(), dropout=0.0):
     return build_model(
         ("visual", "physio"),
         {
-            "visual": {"name": "r2plus1d", "widths": (4,), "blocks": (1,), "stem_width": 4},
+            # One network with batch statistics is enough, and a small one compiles fast.
+            "visual": {"name": "identity"},
             "physio": {"name": "conv1d", "channels": (4, 4), "features": 8, "normalization": "batch"},
         },
         # Nothing in a fusion asks how many devices there are; this one compiles fast.
@@ -52,7 +53,7 @@ def _batch(kind="classification", seed=0):
         mask = np.repeat(mask[:, None], 2, 1)
     return {
         "inputs": {
-            "visual": rng.integers(0, 256, (ROWS, 2, 2, 8, 8, 3)).astype(np.uint8),
+            "visual": rng.standard_normal((ROWS, 2, 6)).astype(np.float32),
             "physio": rng.standard_normal((ROWS, 1, 64, 1)).astype(np.float32),
         },
         "masks": {"visual": rng.random((ROWS, 2)) > 0.2, "physio": rng.random((ROWS, 1)) > 0.2},
@@ -106,10 +107,8 @@ def test_dropout_draws_the_same_under_jit_and_pmap():
 
 def test_frozen_backbones_keep_every_bit():
     state, _, before = _train("jit", 2, frozen=("visual", "physio"))
-    for name in ("backbone_visual", "backbone_physio"):
-        jax.tree.map(np.testing.assert_array_equal, state.params[name], before["params"][name])
-        if name in before["batch_stats"]:
-            jax.tree.map(np.testing.assert_array_equal, state.batch_stats[name], before["batch_stats"][name])
+    for ours, theirs in ((state.params, before["params"]), (state.batch_stats, before["batch_stats"])):
+        jax.tree.map(np.testing.assert_array_equal, ours["backbone_physio"], theirs["backbone_physio"])
     changed = jax.tree.map(
         lambda a, b: bool(np.any(a != b)), state.params["fusion"], before["params"]["fusion"]
     )
