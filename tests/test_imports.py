@@ -138,7 +138,8 @@ def test_one_place_for(package: str):
 
 def test_no_second_framework():
     at_fault = {name_of(path): bad for path in sources(*OURS) if (bad := tops(path) & set(NOWHERE))}
-    assert at_fault == {}
+    # The one comparison with another framework, where somebody has installed it.
+    assert at_fault == {"benchmarks/models.py": {"torch"}}
     for path in sources(*OURS):
         of_clu = {name.split(".")[1] for name in imported(path) if name.startswith("clu.")}
         assert not of_clu & CLU_WITH_TENSORFLOW, name_of(path)

@@ -23,7 +23,8 @@ def _rows(workdir):
 
 
 def test_an_interrupted_run_ends_with_the_same_numbers(cache_dir, tmp_path, monkeypatch):
-    config = tiny.shrunk("biovid", cache_dir, **ONE_STREAM, training__stages="physio,fusion")
+    options = {"training__stages": "physio,fusion", "training__fusion__eval_every_epochs": 0.5}
+    config = tiny.shrunk("biovid", cache_dir, **ONE_STREAM, **options)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     written = study.run(config, whole)
     saved = stage.Checkpoints.save
@@ -57,17 +58,17 @@ def test_pmap_gives_the_results_of_jit(cache_dir, tmp_path):
 
 def test_folds_and_seeds_make_one_result_with_controls(cache_dir, tmp_path):
     config = tiny.shrunk(
-        "stress", cache_dir, protocol__folds=(0, 1), protocol__num_folds=2, seeds=(0, 1),
+        "stress", cache_dir, protocol__folds=(0, 1), protocol__num_folds=2,
         model__streams="skin_conductance", training__stages="joint", model__fusion="concat",
     )  # fmt: skip
     written = study.run(config, tmp_path)
-    assert len(written["split"]["parts"]) == 4
+    assert len(written["split"]["parts"]) == 2
     assert written["metrics"]["auroc"]["subjects"] == 5
     assert set(written["controls"]) == {"logistic_regression", "time"}
     assert "model - time (subject)" in written["paired_differences"]
     assert written["data"]["normalisation"]["skin_conductance"] == {"mode": "subject", "looked_ahead": True}
     assert sorted(path.name for path in tmp_path.glob("fold_*")) == [
-        f"fold_{fold}_seed_{seed}" for fold in (0, 1) for seed in (0, 1)
+        f"fold_{fold}_seed_0" for fold in (0, 1)
     ]
 
 

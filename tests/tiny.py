@@ -44,7 +44,7 @@ BIOVID = {
     "eval.num_resamples": 50,
     **{f"training.{stage}.global_batch_size": 4 for stage in ("visual", "physio", "fusion", "joint")},
     **{f"training.{stage}.epochs": 1 for stage in ("visual", "physio", "fusion", "joint")},
-    **{f"training.{stage}.eval_every_epochs": 0.5 for stage in ("visual", "physio", "fusion", "joint")},
+    **{f"training.{stage}.eval_every_epochs": 1.0 for stage in ("visual", "physio", "fusion", "joint")},
 }
 
 STRESS_STREAMS = ("pulse", "skin_conductance", "temperature")
