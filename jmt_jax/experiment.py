@@ -64,6 +64,11 @@ class Data:
         return str(self.prepared.card["dataset"])
 
     @property
+    def has_frames(self) -> bool:
+        """True where every token is about a frame of its own, and results are about frames."""
+        return self.items.token_frames is not None
+
+    @property
     def warning(self) -> str:
         """The sentence that every log and result of a sample carries; "" for real data."""
         return SAMPLE_WARNING.format(name=self.name) if self.is_sample else ""
