@@ -25,7 +25,7 @@ def _rates(options, epochs, steps_per_epoch=3, total_epochs=200):
 
 
 def test_steps_down_to_the_floor_are_the_papers():
-    found = _rates(PAPER, [0, 39.9, 40, 79, 80, 120, 160, 199])
+    found = _rates(PAPER, [0, 39.6, 40, 79, 80, 120, 160, 199])
     np.testing.assert_allclose(found, [1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-7, 1e-7, 1e-7], rtol=1e-5)
 
 

@@ -87,7 +87,8 @@ def test_evaluation_without_a_checkpoint_is_a_sentence(finished, tmp_path):
 
 
 def test_an_interrupted_run_ends_with_the_same_numbers(cache_dir, tmp_path, monkeypatch):
-    config = tiny.shrunk("biovid", cache_dir, **ONE_STREAM, training__stages="physio,fusion")
+    averaged = {"training__fusion__ema_decay": 0.9}
+    config = tiny.shrunk("biovid", cache_dir, **ONE_STREAM, training__stages="physio,fusion", **averaged)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     written = study.run(config, whole)
     saved = stage.Checkpoints.save
@@ -183,6 +184,9 @@ def test_backbones_of_another_run_are_not_trained_again(finished, cache_dir, tmp
         ({"protocol__num_folds": 9}, "9"),
         ({"protocol__folds": (7,)}, "fold 7"),
         ({"training__joint__global_batch_size": 6, "training__stages": "joint"}, "multiple of 4"),
+        ({"training__joint__accumulation_steps": 3}, "multiple of 12"),
+        ({"training__joint__ema_decay": 1.0}, "below 1"),
+        ({"training__loss": "mse"}, "cross_entropy"),
         ({"parallelism": "magic"}, "jit"),
         ({"eval__select": "ccc_mean"}, "accuracy"),
         ({"controls": "time"}, "sliding"),
