@@ -259,11 +259,6 @@ def summarise(
             differences[f"model - {name} ({unit})"] = statistics.paired_difference(
                 metric, runs, control_runs, unit=unit, **draws
             )
-    confusion = None
-    if data.task.is_classification:
-        joined = statistics.join(runs)
-        counts = metrics.classification(joined.labels, joined.outputs, joined.mask)["confusion_matrix"]
-        confusion = {"classes": list(data.task.outputs), "counts": counts}
     written = results.build(
         data=_facts(data, config),
         splits=[outcome.split for outcome in outcomes],
@@ -273,7 +268,7 @@ def summarise(
         per_subject=statistics.per_subject(metric, runs),
         seconds=_sum_seconds([outcome.seconds for outcome in outcomes]),
         config=config.to_dict(),
-        confusion_matrix=confusion,
+        confusion_matrix=_confusion(data, statistics.join(runs)) if data.task.is_classification else None,
         controls=controls,
         variants=variants,
         unit="recording" if data.has_frames else "subject",
@@ -287,6 +282,11 @@ def summarise(
             frame_tables.draw(path, runs[0], written, data.task.outputs, frame_tables.options(config))
         _log_results(written, part, workdir)
     return written
+
+
+def _confusion(data: Data, table: Predictions) -> dict[str, Any]:
+    counts = metrics.classification(table.labels, table.outputs, table.mask)["confusion_matrix"]
+    return {"classes": list(data.task.outputs), "counts": counts}
 
 
 def results_path(workdir: Path, part: str) -> Path:
