@@ -28,6 +28,8 @@ def _stage(**options):
             "nesterov": False,
             "weight_decay": 1e-4,
             "clip_gradient_norm": 1.0,
+            "accumulation_steps": 1,  # micro-batches of a global batch that memory does not hold at once
+            "ema_decay": 0.0,  # above 0 (e.g. 0.999): averaged weights are evaluated and kept
             **options,
         }
     )
@@ -153,6 +155,7 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config.training = config_dict.ConfigDict()
     config.training.stages = "visual,physio,fusion"  # or e.g. joint
     config.training.backbones_from = ""  # a run's folder: streams that it trained are not trained again
+    config.training.loss = ""  # cross_entropy; for values ccc or mse; "" is the first of them
     config.training.label_smoothing = 0.0
     config.training.visual = _stage(
         epochs=30, eval_every_epochs=3.0, learning_rate=4e-3, global_batch_size=16

@@ -29,6 +29,8 @@ def _stage(**options):
             "nesterov": False,
             "weight_decay": 1e-2,
             "clip_gradient_norm": 1.0,
+            "accumulation_steps": 1,  # micro-batches of a global batch that memory does not hold at once
+            "ema_decay": 0.0,  # above 0 (e.g. 0.999): averaged weights are evaluated and kept
             **options,
         }
     )
@@ -137,6 +139,7 @@ def get_config() -> config_dict.ConfigDict:
     config.training = config_dict.ConfigDict()
     config.training.stages = "pulse,skin_conductance,temperature,fusion"
     config.training.backbones_from = ""  # a run's folder: streams that it trained are not trained again
+    config.training.loss = ""  # cross_entropy; for values ccc or mse; "" is the first of them
     config.training.label_smoothing = 0.0
     config.training.pulse = _stage()
     config.training.skin_conductance = _stage()

@@ -55,8 +55,11 @@ class ItemTable:
       recordings: The recordings that ``recording`` points into.
       recording: int32 [N].
       start_seconds: float64 [N], where the item begins.
-      labels: int32 [N] (classification) or float32 [N, A] (regression).
+      labels: int32 [N] (classification), float32 [N, A] (regression) or float32 [N, S, A] (of every token).
       label_mask: bool, of the labels' shape.
+      token_frames: int32 [N, S] where every token is about a frame of its own: the row of the recording's
+        annotation (which then has one row for every frame, unannotated ones masked), from 0; -1 for padding.
+        None where a label is of the whole item.
     """
 
     recordings: Sequence[Recording]
@@ -64,6 +67,7 @@ class ItemTable:
     start_seconds: np.ndarray
     labels: np.ndarray
     label_mask: np.ndarray
+    token_frames: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.recording)

@@ -20,8 +20,9 @@ _VARIABLES, _OPTIMIZER, _PROGRESS = "variables", "optimizer", "progress"
 class Checkpoints:
     """The checkpoints of one stage: the last one and the best one are kept.
 
-    A checkpoint holds ``variables`` (parameters and batch statistics, all that a prediction needs),
-    ``optimizer`` (step and optimizer state) and ``progress`` (the data iterator's state, best-so-far and
+    A checkpoint holds ``variables`` (parameters and batch statistics, all that a prediction needs; the moving
+    averages where the state keeps them), ``optimizer`` (step, optimizer state and, beside averages, what they
+    are the averages of) and ``progress`` (the data iterator's state, best-so-far and
     whatever else the caller adds; JSON). Saving runs in the background; `close` waits for it.
 
     Args:
@@ -78,8 +79,8 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 **{
-                    _VARIABLES: ocp.args.StandardSave(state.variables),
-                    _OPTIMIZER: ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
+                    _VARIABLES: ocp.args.StandardSave(state.evaluated_variables),
+                    _OPTIMIZER: ocp.args.StandardSave(_beside_variables(state)),
                     _PROGRESS: ocp.args.JsonSave(progress),
                 }
             ),
@@ -98,19 +99,28 @@ class Checkpoints:
           step: The checkpoint's number.
           like: A state of the same structure and placement.
         """
-        optimizer = {"step": like.step, "opt_state": like.opt_state}
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
                 **{
-                    _VARIABLES: ocp.args.StandardRestore(_abstract(like.variables)),
-                    _OPTIMIZER: ocp.args.StandardRestore(_abstract(optimizer)),
+                    _VARIABLES: ocp.args.StandardRestore(_abstract(like.evaluated_variables)),
+                    _OPTIMIZER: ocp.args.StandardRestore(_abstract(_beside_variables(like))),
                     _PROGRESS: ocp.args.JsonRestore(),
                 }
             ),
         )
-        state = TrainState(**restored[_VARIABLES], **restored[_OPTIMIZER])
-        return state, restored[_PROGRESS]
+        variables, beside = restored[_VARIABLES], restored[_OPTIMIZER]
+        trained, averages = beside.pop("trained", None), None
+        if trained is not None:
+            averages = {
+                "params": {name: variables["params"][name] for name in trained["params"]},
+                "batch_stats": variables["batch_stats"],
+            }
+            variables = {
+                "params": {**variables["params"], **trained["params"]},
+                "batch_stats": trained["batch_stats"],
+            }
+        return TrainState(**variables, **beside, averages=averages), restored[_PROGRESS]
 
     def restore_variables(self, step: int, like: Any) -> Any:
         """Parameters and batch statistics alone, e.g. for evaluation or for the next stage.
@@ -143,6 +153,15 @@ def to_json(value: Any) -> Any:
     return json.loads(
         json.dumps(value, default=lambda x: x.item() if isinstance(x, np.generic) else x.decode())
     )
+
+
+def _beside_variables(state: TrainState) -> dict[str, Any]:
+    """What training needs to go on, beside the evaluated variables."""
+    beside = {"step": state.step, "opt_state": state.opt_state}
+    if state.averages is None:
+        return beside
+    trained = {name: state.params[name] for name in state.averages["params"]}
+    return {**beside, "trained": {"params": trained, "batch_stats": state.batch_stats}}
 
 
 def _abstract(tree: Any) -> Any:

@@ -13,9 +13,10 @@ import scipy.special
 
 from data_pipelines.errors import BadDataError, UsageError
 from data_pipelines.loader import PADDING
-from jmt_jax import control_models, logging, metrics, report, results, statistics
+from jmt_jax import control_models, frame_tables, logging, metrics, report, results, statistics
 from jmt_jax.checkpoint import Checkpoints
 from jmt_jax.experiment import Data, Experiment, make_experiment
+from jmt_jax.models.model import present
 from jmt_jax.runtime import Runtime
 from jmt_jax.statistics import Predictions
 from jmt_jax.steps import make_eval_step
@@ -46,12 +47,14 @@ def check(experiment: Experiment) -> None:
     if experiment.config.eval.split not in PARTS:
         raise UsageError(f"eval.split={experiment.config.eval.split!r}; it is one of {', '.join(PARTS)}")
     _ = experiment.selection_metric, experiment.stages, control_models.names(experiment)
+    if experiment.data.has_frames:
+        frame_tables.options(experiment.config).check(experiment.data.task.outputs)
 
 
 def validate(
     experiment: Experiment, runtime: Runtime, eval_step: Callable, variables: Params
 ) -> dict[str, Any]:
-    """Metrics and loss on the part that chooses the checkpoint.
+    """Metrics and loss on the part that chooses the checkpoint; of smoothed values where frames have them.
 
     Args:
       experiment: The fold.
@@ -61,30 +64,47 @@ def validate(
     """
     rows = experiment.rows[experiment.split.selection]
     logits = predict(experiment, runtime, eval_step, variables, rows)
-    labels, mask = experiment.data.items.labels[rows], experiment.data.items.label_mask[rows]
+    data = experiment.data
+    labels, mask = data.items.labels[rows], data.items.label_mask[rows]
+    table = make_table(experiment.config, data, rows, logits)
+    if data.has_frames:
+        mask = mask & np.isfinite(logits)
+        table = frame_tables.smoothed(table, frame_tables.options(experiment.config))
     loss = float(experiment.loss.value(experiment.loss.moments(logits, labels, mask)))
-    return {"loss": loss, **_metrics(experiment.data, make_table(experiment.data, rows, logits))}
+    return {"loss": loss, **_metrics(data, table)}
 
 
 def predict(
     experiment: Experiment, runtime: Runtime, eval_step: Callable, variables: Params, rows: np.ndarray
 ) -> np.ndarray:
-    """Logits of rows of the item table, float32 [N, K]; each row is evaluated once, padding is dropped."""
+    """Logits of rows of the item table; each row is evaluated once, padding is dropped.
+
+    Returns:
+      float32 [N, K]; or [N, S, A] where tokens have frames of their own, NaN for a token without any stream.
+    """
     batch_size = experiment.config.eval.global_batch_size
     runtime.check_batch_size("eval.global_batch_size", batch_size)
-    logits = np.full((len(rows), experiment.num_outputs), np.nan, np.float32)
+    has_frames, tokens = experiment.data.has_frames, experiment.data.grid.tokens
+    shape = (tokens, experiment.num_outputs) if has_frames else (experiment.num_outputs,)
+    logits = np.full((len(rows), *shape), np.nan, np.float32)
     place_of = {int(row): place for place, row in enumerate(rows)}
     for batch in experiment.loader.evaluate(rows, global_batch_size=batch_size, shard=runtime.shard):
         batch = runtime.put_batch(batch)
-        found, index = runtime.fetch_rows((eval_step(variables, batch), batch["index"]))
+        found, index, masks = runtime.fetch_rows(
+            (eval_step(variables, batch), batch["index"], batch["masks"] if has_frames else {})
+        )
+        if has_frames:
+            found = np.where(present(masks)[..., None], found, np.nan)
         for row, values in zip(np.asarray(index), np.asarray(found), strict=True):
             if row != PADDING:
                 logits[place_of[int(row)]] = values
     return logits
 
 
-def make_table(data: Data, rows: np.ndarray, logits: np.ndarray) -> Predictions:
-    """Predictions with probabilities (classification) or values (regression)."""
+def make_table(config: Any, data: Data, rows: np.ndarray, logits: np.ndarray) -> Predictions:
+    """Predictions with probabilities (classification) or values (regression), a row an item or a frame."""
+    if data.has_frames:
+        return frame_tables.make_table(data, rows, logits, frame_tables.options(config))
     items = data.items
     labels, mask = items.labels[rows], items.label_mask[rows]
     if data.task.is_classification:
@@ -132,7 +152,7 @@ def evaluate_run(
     logits = predict(experiment, runtime, eval_step, runtime.put_state(variables), rows)
     outcome = Outcome(
         split={**experiment.split.as_json(), "seed": experiment.seed},
-        table=make_table(experiment.data, rows, logits),
+        table=make_table(experiment.config, experiment.data, rows, logits),
         controls=control_models.predict_controls(experiment, rows),
         seconds=seconds,
     )
@@ -141,6 +161,8 @@ def evaluate_run(
         results.save_predictions(workdir / "predictions" / f"{part}.csv", outcome.table, names)
         for name, table in outcome.controls.items():
             results.save_predictions(workdir / "predictions" / f"{part}_{name}.csv", table, names)
+        if experiment.data.has_frames:
+            frame_tables.write(experiment, rows, logits, outcome.table, workdir, part)
     return summarise(
         experiment.config, experiment.data, [outcome], workdir, part=part, is_main=runtime.is_main
     )
@@ -222,6 +244,9 @@ def summarise(
     for outcome in outcomes:
         by_seed.setdefault(outcome.split["seed"], []).append(outcome)
     runs = [statistics.join([outcome.table for outcome in group]) for group in by_seed.values()]
+    variants = {}
+    if data.has_frames:
+        runs, variants = frame_tables.headline_and_variants(config, metric, runs, draws)
     found = statistics.subject_bootstrap(metric, runs, **draws)
     controls, differences = {}, {}
     for name in outcomes[0].controls:
@@ -234,11 +259,6 @@ def summarise(
             differences[f"model - {name} ({unit})"] = statistics.paired_difference(
                 metric, runs, control_runs, unit=unit, **draws
             )
-    confusion = None
-    if data.task.is_classification:
-        joined = statistics.join(runs)
-        counts = metrics.classification(joined.labels, joined.outputs, joined.mask)["confusion_matrix"]
-        confusion = {"classes": list(data.task.outputs), "counts": counts}
     written = results.build(
         data=_facts(data, config),
         splits=[outcome.split for outcome in outcomes],
@@ -248,20 +268,35 @@ def summarise(
         per_subject=statistics.per_subject(metric, runs),
         seconds=_sum_seconds([outcome.seconds for outcome in outcomes]),
         config=config.to_dict(),
-        confusion_matrix=confusion,
+        confusion_matrix=_confusion(data, statistics.join(runs)) if data.task.is_classification else None,
         controls=controls,
+        variants=variants,
+        unit="recording" if data.has_frames else "subject",
         paired_differences=differences,
     )
     if is_main:
         results.write(results_path(workdir, part), written)
         _draw(workdir, written, part)
+        if data.has_frames:
+            path = workdir / f"over_time{_suffix(part)}.png"
+            frame_tables.draw(path, runs[0], written, data.task.outputs, frame_tables.options(config))
         _log_results(written, part, workdir)
     return written
 
 
+def _confusion(data: Data, table: Predictions) -> dict[str, Any]:
+    counts = metrics.classification(table.labels, table.outputs, table.mask)["confusion_matrix"]
+    return {"classes": list(data.task.outputs), "counts": counts}
+
+
 def results_path(workdir: Path, part: str) -> Path:
     """``results.json`` for the test part, else ``results_<part>.json``."""
-    return workdir / ("results.json" if part == "test" else f"results_{part}.json")
+    return workdir / f"results{_suffix(part)}.json"
+
+
+def _suffix(part: str) -> str:
+    """What tells the files of another part from those of the test part."""
+    return "" if part == "test" else f"_{part}"
 
 
 def _metrics(data: Data, table: Predictions) -> dict[str, Any]:
@@ -284,6 +319,7 @@ def _find_step(checkpoints: Checkpoints, wanted: str, folder: Path) -> int:
 
 def _facts(data: Data, config: Any) -> dict[str, Any]:
     card = data.prepared.card
+    frames = {"frames": frame_tables.facts(config)} if data.has_frames else {}
     return {
         "name": data.name,
         "task": data.task.name,
@@ -300,6 +336,7 @@ def _facts(data: Data, config: Any) -> dict[str, Any]:
             if data.prepared.streams[stream].kind == "samples"
         },
         "labels_shuffled": config.data.shuffle_labels or "no",
+        **frames,
     }
 
 
@@ -309,11 +346,10 @@ def _sum_seconds(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _draw(workdir: Path, written: Mapping[str, Any], part: str) -> None:
-    suffix = "" if part == "test" else f"_{part}"
     if written["confusion_matrix"]:
         matrix = written["confusion_matrix"]
         report.confusion_matrix(
-            workdir / f"confusion_matrix{suffix}.png",
+            workdir / f"confusion_matrix{_suffix(part)}.png",
             matrix["counts"],
             matrix["classes"],
             title=f"{written['data']['name']}, {part} part, {written['protocol']}",
@@ -326,6 +362,7 @@ def _log_results(written: Mapping[str, Any], part: str, workdir: Path) -> None:
         logging.warning(written["warning"])
     lines = [f"results on the {part} part ({written['protocol']}):"]
     tables = {"": written["metrics"]}
+    tables.update({f"{name}: ": variant["metrics"] for name, variant in written["variants"].items()})
     tables.update({f"control {name}: ": control["metrics"] for name, control in written["controls"].items()})
     tables.update({f"{name}: ": found for name, found in written["paired_differences"].items()})
     for prefix, found in tables.items():
@@ -333,8 +370,7 @@ def _log_results(written: Mapping[str, Any], part: str, workdir: Path) -> None:
             if interval["value"] is None:
                 continue
             low_high = "[{:.3f}, {:.3f}]".format(*interval["ci95"]) if interval["ci95"] else "no interval"
-            lines.append(
-                f"  {prefix}{name} {interval['value']:.3f} {low_high} ({interval['subjects']} subjects)"
-            )
+            units = f"{interval['subjects']} {written['unit']}s"
+            lines.append(f"  {prefix}{name} {interval['value']:.3f} {low_high} ({units})")
     lines.append(f"written to {results_path(workdir, part)}")
     logging.info("\n".join(lines))

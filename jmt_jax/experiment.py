@@ -64,6 +64,11 @@ class Data:
         return str(self.prepared.card["dataset"])
 
     @property
+    def has_frames(self) -> bool:
+        """True where every token is about a frame of its own, and results are about frames."""
+        return self.items.token_frames is not None
+
+    @property
     def warning(self) -> str:
         """The sentence that every log and result of a sample carries; "" for real data."""
         return SAMPLE_WARNING.format(name=self.name) if self.is_sample else ""
@@ -248,10 +253,7 @@ def make_experiment(config: Config, data: Data, *, fold: int, seed: int) -> Expe
         part: np.array([row for name in getattr(split, part) for row in recording_rows[name]], np.int64)
         for part in ("train", "validation", "test")
     }
-    if data.task.is_classification:
-        loss = losses.cross_entropy(len(data.task.outputs), label_smoothing=config.training.label_smoothing)
-    else:
-        loss = losses.ccc(len(data.task.outputs))
+    loss = _make_loss(config, data.task)
     training = frozenset(int(number) for number in np.unique(data.items.recording[rows["train"]]))
     windows = {
         stream: make_stream_windows(
@@ -261,6 +263,20 @@ def make_experiment(config: Config, data: Data, *, fold: int, seed: int) -> Expe
     }
     loader = Loader(data.items, windows, config.data.loader_threads, config.data.loader_workers)
     return Experiment(config, data, split, rows, loader, loss, fold, seed)
+
+
+def _make_loss(config: Config, task: Task) -> losses.Loss:
+    """What ``training.loss`` names; "" is cross-entropy for classes and CCC for values."""
+    known = ("cross_entropy",) if task.is_classification else ("ccc", "mse")
+    name = config.training.get("loss", "") or known[0]
+    if name not in known:
+        raise UsageError(
+            f"training.loss={name!r} is no loss for the {task.kind} task {task.name}; it is one of "
+            f"{', '.join(known)}"
+        )
+    if name == "cross_entropy":
+        return losses.cross_entropy(len(task.outputs), label_smoothing=config.training.label_smoothing)
+    return losses.ccc(len(task.outputs)) if name == "ccc" else losses.mse(len(task.outputs))
 
 
 def _protocol(config: Config) -> dict[str, Any]:

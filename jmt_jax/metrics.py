@@ -112,6 +112,32 @@ def weighted_regression(
     Returns:
       Name to float64 [R]; NaN where undefined.
     """
+    return grouped_regression(labels, predictions, mask, names, np.arange(len(labels)), weights)
+
+
+def grouped_regression(
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    mask: np.ndarray | None,
+    names: Sequence[str],
+    groups: np.ndarray,
+    weights: np.ndarray | None,
+) -> dict[str, np.ndarray]:
+    """The metrics of ``regression`` for R weightings of groups of rows, e.g. of all frames of a video.
+
+    The rows are looked at once; each weighting costs as much as there are groups.
+
+    Args:
+      labels: float [N, A], see ``regression``.
+      predictions: float [N, A].
+      mask: bool [N, A] or None.
+      names: A names of the outputs.
+      groups: int [N], in 0..G-1 where anything is labelled.
+      weights: float [R, G], at least 0: of every row of a group. None for one weighting of ones.
+
+    Returns:
+      Name to float64 [R]; NaN where undefined.
+    """
     labels, predictions = np.asarray(labels, np.float64), np.asarray(predictions, np.float64)
     mask = np.ones(labels.shape, bool) if mask is None else np.asarray(mask, bool)
     if labels.ndim != 2 or not labels.shape == predictions.shape == mask.shape:
@@ -120,11 +146,12 @@ def weighted_regression(
         )
     if len(names) != labels.shape[1] or "mean" in names:
         raise ValueError(f"names {tuple(names)}; expected {labels.shape[1]} names, none of them 'mean'")
-    weights = _as_weights(weights, len(labels))
+    count = len(labels) if weights is None else np.shape(weights)[-1]
+    weights = _as_weights(weights, count)
     values: dict[str, np.ndarray] = {}
     for column, name in enumerate(names):
         kept = mask[:, column]
-        one = _concordance(labels[kept, column], predictions[kept, column], weights[:, kept])
+        one = _concordance(labels[kept, column], predictions[kept, column], groups[kept], weights)
         values.update({f"{metric}_{name}": one[metric] for metric in REGRESSION_NAMES})
     for metric in REGRESSION_NAMES:
         values[f"{metric}_mean"] = np.mean([values[f"{metric}_{name}"] for name in names], axis=0)
@@ -249,8 +276,10 @@ def _auroc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.
         return (positives * below).sum(1) / (positives.sum(1) * negatives.sum(1))
 
 
-def _concordance(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """CCC, PCC, RMSE and sign agreement [R] of one output without mask."""
+def _concordance(
+    labels: np.ndarray, predictions: np.ndarray, groups: np.ndarray, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """CCC, PCC, RMSE and sign agreement [R] of one output without mask, for weights [R, G] of groups."""
     if not (np.isfinite(labels).all() and np.isfinite(predictions).all()):
         raise ValueError("labels or predictions hold NaN or infinity where the mask is True")
     if not len(labels):
@@ -260,9 +289,12 @@ def _concordance(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarra
     label, prediction = labels - labels[0], predictions - predictions[0]
     agrees = np.sign(predictions) == np.sign(labels)
     columns = (label, prediction, label**2, prediction**2, label * prediction)
-    columns = (*columns, difference, difference**2, agrees)
+    columns = (np.ones(len(labels)), *columns, difference, difference**2, agrees)
+    size = weights.shape[1]
+    sums = np.stack([np.bincount(groups, weights=column, minlength=size) for column in columns], axis=1)
+    totals = weights @ sums
     with np.errstate(invalid="ignore", divide="ignore"):
-        means = (weights @ np.stack(columns, axis=1)) / weights.sum(1, keepdims=True)
+        means = totals[:, 1:] / totals[:, :1]
         m_l, m_p, m_ll, m_pp, m_lp, m_d, m_dd, agreement = means.T
         var_l, var_p = m_ll - m_l**2, m_pp - m_p**2
         var_l = np.where(var_l <= _CONSTANT_SHARE * m_ll, 0.0, var_l)

@@ -18,7 +18,8 @@ def make_schedule(options: Mapping[str, Any], total_steps: int, steps_per_epoch:
 
     Args:
       options: ``learning_rate``; ``schedule`` (constant, cosine to ``learning_rate_floor``, or step: times
-        ``decay_factor`` every ``decay_every_epochs``, not below the floor); ``warmup_epochs`` of linear rise.
+        ``decay_factor`` every ``decay_every_epochs``, not below the floor: facts B6); ``warmup_epochs`` of
+        linear rise before it, from which the schedule's epochs count.
       total_steps: Updates of the whole stage.
       steps_per_epoch: Updates of one epoch.
     """
@@ -32,7 +33,7 @@ def make_schedule(options: Mapping[str, Any], total_steps: int, steps_per_epoch:
     elif kind == "step":
         main = optax.exponential_decay(
             peak,
-            transition_steps=max(1, options["decay_every_epochs"] * steps_per_epoch),
+            transition_steps=max(1, round(options["decay_every_epochs"] * steps_per_epoch)),
             decay_rate=options["decay_factor"],
             staircase=True,
             end_value=floor,

@@ -1,4 +1,4 @@
-"""Figures of a run, as PNG: learning curves and the confusion matrix."""
+"""Figures of a run, as PNG: learning curves, the confusion matrix, truth and prediction over time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,12 +18,29 @@ SAMPLE_WORDS = "Built-in sample of synthetic people: says nothing about real rec
 
 # Told apart by people who do not see red and green alike (Okabe and Ito).
 _COLORS = {"train": "#0072B2", "validation": "#D55E00", "test": "#009E73"}
+_TRUTH_COLOR = "#000000"
 _SPARE_COLORS = ("#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = {"train": None, "validation": "o", "test": "s"}
 _NOT_CURVES = frozenset(
     {"stage", "step", "part", "epoch", "seed", "fold", "seconds", "steps_per_second", "learning_rate"}
 )
 _MOST_PANELS = 6
+
+
+class Curves(NamedTuple):
+    """One recording over time.
+
+    Attributes:
+      title: What stands over it.
+      times_seconds: [F].
+      labels: [F, A], NaN where unlabelled.
+      outputs: [F, A].
+    """
+
+    title: str
+    times_seconds: np.ndarray
+    labels: np.ndarray
+    outputs: np.ndarray
 
 
 def learning_curves(
@@ -104,6 +121,44 @@ def confusion_matrix(
     panel.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=panel, shrink=0.8, label="share of the label's rows")
     bar.outline.set_visible(False)
+    _finish(figure, path, title, sample)
+
+
+def truth_and_prediction(
+    path: Path,
+    recordings: Sequence[Curves],
+    names: Sequence[str],
+    *,
+    value_range: tuple[float, float] = (-1.0, 1.0),
+    title: str = "",
+    sample: bool = False,
+) -> None:
+    """Draws truth and prediction over time: a row for each recording, a column for each output.
+
+    Args:
+      path: The PNG to write, atomically.
+      recordings: At least one, e.g. the best, the median and the worst.
+      names: A names of the outputs.
+      value_range: Of the vertical axes.
+      title: Over the figure.
+      sample: True puts it into the figure that its people are synthetic.
+    """
+    figure = Figure(figsize=(1.2 + 4.6 * len(names), 1.4 + 1.9 * len(recordings)), layout="constrained")
+    panels = figure.subplots(len(recordings), len(names), squeeze=False)
+    for (i, j), panel in np.ndenumerate(panels):
+        one = recordings[i]
+        panel.plot(one.times_seconds, one.labels[:, j], color=_TRUTH_COLOR, linewidth=1.2)
+        panel.plot(one.times_seconds, one.outputs[:, j], color=_COLORS["validation"], linewidth=1.2)
+        panel.set_ylim(*value_range)
+        _tidy(panel)
+        panel.set_title(f"{names[j]}, {one.title}", fontsize=9)
+        if i == len(recordings) - 1:
+            panel.set_xlabel("seconds")
+    handles = [
+        Line2D([], [], color=color, label=label)
+        for color, label in ((_TRUTH_COLOR, "truth"), (_COLORS["validation"], "prediction"))
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     _finish(figure, path, title, sample)
 
 

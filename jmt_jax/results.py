@@ -46,6 +46,8 @@ def build(
     config: Mapping[str, Any],
     confusion_matrix: Mapping[str, Any] | None = None,
     controls: Mapping[str, tuple[str, Mapping[str, Interval]]] | None = None,
+    variants: Mapping[str, tuple[str, Mapping[str, Interval]]] | None = None,
+    unit: str = "subject",
     paired_differences: Mapping[str, Mapping[str, Interval]] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -62,6 +64,8 @@ def build(
       config: The whole configuration.
       confusion_matrix: ``{"classes": names, "counts": K x K}``, a row for each label; None for regression.
       controls: Name to (what it is, its metrics).
+      variants: Name to (what it is, the metrics): the same predictions in another way.
+      unit: What the intervals draw and ``per_subject`` lists: ``subject``, or ``recording`` (videos).
       paired_differences: Name to the differences, from ``statistics.paired_difference``.
       extra: Further top-level fields.
 
@@ -79,13 +83,12 @@ def build(
             "split": _merge_splits(splits),
             "sample": sample,
             "warning": warning or None,
+            "unit": unit,
             "metrics": _intervals(metrics),
             "per_subject": per_subject,
             "confusion_matrix": confusion_matrix,
-            "controls": {
-                name: {"description": description, "metrics": _intervals(found)}
-                for name, (description, found) in (controls or {}).items()
-            },
+            "controls": _described(controls),
+            "variants": _described(variants),
             "paired_differences": {
                 name: _intervals(found) for name, found in (paired_differences or {}).items()
             },
@@ -260,6 +263,13 @@ def _replace(path: Path, text: str) -> None:
 
 def _intervals(found: Mapping[str, Interval]) -> dict[str, dict[str, Any]]:
     return {name: interval._asdict() for name, interval in found.items()}
+
+
+def _described(tables: Mapping[str, tuple[str, Mapping[str, Interval]]] | None) -> dict[str, Any]:
+    return {
+        name: {"description": description, "metrics": _intervals(found)}
+        for name, (description, found) in (tables or {}).items()
+    }
 
 
 def _merge_splits(splits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from data_pipelines.errors import BadDataError
+from data_pipelines.errors import BadDataError, UsageError
 from jmt_jax import evaluate, logging
 from jmt_jax.checkpoint import Checkpoints, to_json
 from jmt_jax.experiment import Experiment
@@ -46,6 +47,9 @@ class Stage:
     ) -> None:
         options = experiment.config.training[name]
         arithmetic = runtime.check_batch_size(f"training.{name}.global_batch_size", options.global_batch_size)
+        self._accumulation_steps, self._ema_decay = _check_options(name, options, runtime)
+        if self._accumulation_steps > 1:
+            arithmetic += f", in {self._accumulation_steps} micro-batches"
         logging.info(f"stage {name}: {arithmetic}")
         self._experiment, self._name, self._runtime, self._metrics_file = (
             experiment,
@@ -77,7 +81,12 @@ class Stage:
         """
         variables = self._initial_variables(backbones)
         trainable = self._experiment.trainable(self._name, variables["params"])
-        create = functools.partial(TrainState.create, optimizer=self._optimizer, trainable=trainable)
+        create = functools.partial(
+            TrainState.create,
+            optimizer=self._optimizer,
+            trainable=trainable,
+            averaged=self._ema_decay > 0,
+        )
         state = self._runtime.compile_once(create)(variables)
         state = self._restore(state)
         if int(state.step) < self._total_steps:
@@ -88,7 +97,7 @@ class Stage:
             )
             state = self._loop(state, trainable)
         self._checkpoints.wait()
-        best = self._checkpoints.restore_variables(self._checkpoints.best_step(), state.variables)
+        best = self._checkpoints.restore_variables(self._checkpoints.best_step(), state.evaluated_variables)
         self._checkpoints.close()
         return best
 
@@ -158,6 +167,8 @@ class Stage:
             trainable=trainable,
             seed=self._seed,
             axis_name=runtime.axis_name,
+            accumulation_steps=self._accumulation_steps,
+            ema_decay=self._ema_decay,
         )
         train_step = runtime.compile(body, donate_state=True)
         eval_step = runtime.compile(make_eval_step(self._model), rows_out=True)
@@ -182,7 +193,7 @@ class Stage:
     def _evaluate_and_save(
         self, state: TrainState, step: int, eval_step: Any, losses: list[jax.Array], clock: logging.Clock
     ) -> None:
-        scores = evaluate.validate(self._experiment, self._runtime, eval_step, state.variables)
+        scores = evaluate.validate(self._experiment, self._runtime, eval_step, state.evaluated_variables)
         value = scores[self._experiment.selection_metric]
         if _is_better(value, scores["loss"], self._best):
             self._best = {"best_step": step, "best_value": value, "best_loss": scores["loss"]}
@@ -203,6 +214,24 @@ class Stage:
             f"{clock.steps_per_second(step):.1f} steps/s  {clock.time_left(step)} left"
         )
         clock.line_was_written()
+
+
+def _check_options(name: str, options: Mapping[str, Any], runtime: Runtime) -> tuple[int, float]:
+    """``accumulation_steps`` and ``ema_decay`` of a stage.
+
+    Raises:
+      UsageError: Micro-batches cannot be shared by the devices, or the decay is none.
+    """
+    parts, decay = options.get("accumulation_steps", 1), options.get("ema_decay", 0.0)
+    whole, devices = options["global_batch_size"], runtime.num_devices
+    if parts < 1 or whole % (parts * devices):
+        raise UsageError(
+            f"training.{name}.accumulation_steps={parts} cannot divide a global batch of {whole} on "
+            f"{devices} devices; choose a global_batch_size that is a multiple of {max(parts, 1) * devices}"
+        )
+    if not 0.0 <= decay < 1.0:
+        raise UsageError(f"training.{name}.ema_decay={decay}; expected 0 (no averages) or a number below 1")
+    return parts, decay
 
 
 def _is_better(value: float | None, loss: float, best: dict[str, Any]) -> bool:

@@ -78,18 +78,38 @@ class Interval(NamedTuple):
 MetricFn = Callable[[Predictions, np.ndarray], Mapping[str, np.ndarray]]
 
 
+@dataclasses.dataclass(frozen=True)
+class RegressionMetric:
+    """``metrics.regression`` as a ``MetricFn`` that also takes weights of whole subjects.
+
+    Its metrics are made of sums over rows, so a draw costs as much as there are subjects, however many rows
+    (frames) they have.
+
+    Attributes:
+      names: Of the outputs.
+    """
+
+    names: tuple[str, ...]
+
+    def __call__(self, table: Predictions, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Metrics [R] for row weights [R, N]."""
+        return metrics.weighted_regression(table.labels, table.outputs, table.mask, self.names, weights)
+
+    def of_groups(self, table: Predictions, groups: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Metrics [R] for weights [R, G] of groups of rows; ``groups`` int [N] says which row is in which."""
+        return metrics.grouped_regression(
+            table.labels, table.outputs, table.mask, self.names, groups, weights
+        )
+
+
 def classification_metric(table: Predictions, weights: np.ndarray) -> dict[str, np.ndarray]:
     """``metrics.classification`` as a ``MetricFn``."""
     return metrics.weighted_classification(table.labels, table.outputs, table.mask, weights)
 
 
-def regression_metric(names: Sequence[str]) -> MetricFn:
+def regression_metric(names: Sequence[str]) -> RegressionMetric:
     """``metrics.regression`` for outputs of these names as a ``MetricFn``."""
-
-    def metric(table: Predictions, weights: np.ndarray) -> dict[str, np.ndarray]:
-        return metrics.weighted_regression(table.labels, table.outputs, table.mask, names, weights)
-
-    return metric
+    return RegressionMetric(tuple(names))
 
 
 def join(tables: Sequence[Predictions]) -> Predictions:
@@ -173,9 +193,31 @@ def paired_difference(
     if unit == "subject":
         one_each = np.eye(len(subjects))
         a, b = (_mean_over_runs(metric_fn, runs, subjects, one_each) for runs in (runs_a, runs_b))
-        return {name: _mean_difference(a[name] - b[name], weights) for name in a}
+        return {name: _mean_of_defined(a[name] - b[name], weights) for name in a}
     a, b = (_mean_over_runs(metric_fn, runs, subjects, weights) for runs in (runs_a, runs_b))
     return {name: _interval(a[name][0] - b[name][0], a[name][1:] - b[name][1:], len(subjects)) for name in a}
+
+
+def subject_mean(
+    metric_fn: MetricFn, runs: Sequence[Predictions], num_resamples: int = 1000, seed: int = 0
+) -> dict[str, Interval]:
+    """The mean over subjects of each one's own metric, with an interval by bootstrap over subjects.
+
+    Args:
+      metric_fn: See ``subject_bootstrap``.
+      runs: One table a seed.
+      num_resamples: How many draws.
+      seed: Of the draws.
+
+    Returns:
+      Metric name to its interval; subjects for whom it is undefined are left out.
+    """
+    subjects = _all_subjects(runs)
+    weights = np.ones((1, len(subjects)))
+    if len(subjects) > 1:
+        weights = np.concatenate([weights, _draws(len(subjects), num_resamples, seed)])
+    each = _mean_over_runs(metric_fn, runs, subjects, np.eye(len(subjects)))
+    return {name: _mean_of_defined(values, weights) for name, values in each.items()}
 
 
 def per_subject(metric_fn: MetricFn, runs: Sequence[Predictions]) -> dict[str, dict[str, float | None]]:
@@ -236,6 +278,8 @@ def _in_blocks(
     """One table's metrics [R], with bounded memory."""
     # Rows of unlabelled subjects have no column; whatever weight they get, their mask is False.
     columns = np.array([column.get(subject, 0) for subject in table.subjects], np.int64)
+    if isinstance(metric_fn, RegressionMetric):
+        return metric_fn.of_groups(table, columns, weights)
     size = max(1, _CELLS_AT_ONCE // max(1, len(columns)))
     blocks = [
         metric_fn(table, weights[start : start + size, columns]) for start in range(0, len(weights), size)
@@ -254,9 +298,9 @@ def _interval(value: float, drawn: np.ndarray | None, subjects: int) -> Interval
     return Interval(number, (float(low), float(high)), subjects)
 
 
-def _mean_difference(differences: np.ndarray, weights: np.ndarray) -> Interval:
-    """The mean [S] -> interval over the defined differences; the first row of the weights is all ones."""
-    defined = np.isfinite(differences)
+def _mean_of_defined(values: np.ndarray, weights: np.ndarray) -> Interval:
+    """The mean [S] -> interval over the defined values; the first row of the weights is all ones."""
+    defined = np.isfinite(values)
     with np.errstate(invalid="ignore", divide="ignore"):
-        means = (weights[:, defined] @ differences[defined]) / weights[:, defined].sum(axis=1)
+        means = (weights[:, defined] @ values[defined]) / weights[:, defined].sum(axis=1)
     return _interval(means[0], means[1:], int(defined.sum()))

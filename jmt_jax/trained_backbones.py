@@ -76,7 +76,7 @@ def _relevant(config: dict[str, Any], stage: str) -> dict[str, Any]:
         "data": {**data, "streams": {stage: config["data"]["streams"].get(stage)}},
         "protocol": config["protocol"],
         "model": {key: config["model"].get(key) for key in (stage, "unimodal_head", "dtype")},
-        "training": {key: config["training"].get(key) for key in (stage, "label_smoothing")},
+        "training": {key: config["training"].get(key) for key in (stage, "loss", "label_smoothing")},
         "eval": {"select": config["eval"]["select"]},
     }
     return {key: value for key, value in flat(parts).items() if key not in _FREE}

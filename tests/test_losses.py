@@ -132,6 +132,20 @@ def test_ccc_is_finite_everywhere(prediction, label, mask, expected, unbiased):
     assert np.abs(gradient).max() < 10
 
 
+@pytest.mark.parametrize("labelled", [0, 1, 6])
+@pytest.mark.parametrize("name", ["cross_entropy", "mse"])
+def test_the_other_losses_are_finite_with_constants_one_label_or_none(name, labelled):
+    loss = {"cross_entropy": losses.cross_entropy(2), "mse": losses.mse(2)}[name]
+    labels = (
+        jnp.zeros(6, int) if name == "cross_entropy" else jnp.full((6, 2), jnp.nan).at[:labelled].set(0.2)
+    )
+    mask = (jnp.arange(6) < labelled).reshape((6,) + (1,) * (labels.ndim - 1)) & jnp.ones(labels.shape, bool)
+    value, gradient = whole(loss, jnp.full((6, 2), 0.2), labels, mask)
+    expected = np.log(2) if name == "cross_entropy" and labelled else 0.0
+    np.testing.assert_allclose(value, expected, atol=1e-6)
+    assert np.isfinite(gradient).all() and (gradient[labelled:] == 0).all()
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     constant=st.floats(-1, 1, width=32), other=st.floats(-1, 1, width=32), rows=st.sampled_from([1, 2, 300])

@@ -73,6 +73,19 @@ def test_confusion_matrix(tmp_path, figures):
         report.confusion_matrix(path, np.eye(2), ["a", "b", "c"])
 
 
+def test_truth_and_prediction_over_time(tmp_path, figures):
+    times = np.linspace(0, 3, 30)
+    labels = np.stack([np.sin(times), np.cos(times)], axis=1)
+    labels[5:9] = np.nan
+    curves = [report.Curves(f"{word}: video", times, labels, 0.5 * labels) for word in ("best", "worst")]
+    report.truth_and_prediction(tmp_path / "a.png", curves, ("valence", "arousal"), title="t", sample=True)
+    (figure,) = figures
+    assert [len(panel.lines) for panel in figure.axes] == [2] * 4
+    for word in ("valence, best: video", "arousal, worst: video", "truth", "prediction", report.SAMPLE_WORDS):
+        assert word in words_of(figure)
+    assert imread(tmp_path / "a.png").ndim == 3
+
+
 def test_real_data_carries_no_sample_words(tmp_path, figures):
     report.confusion_matrix(tmp_path / "a.png", np.eye(2), ["a", "b"], title="stress")
     report.learning_curves(tmp_path / "b.png", ROWS, title="stress")

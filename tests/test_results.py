@@ -42,6 +42,7 @@ def make_results(**changes):
         "per_subject": per_subject(classification_metric, [table]),
         "confusion_matrix": {"classes": ["BL1", "PA4"], "counts": np.eye(2) * 12},
         "controls": {"time": ("The clock alone.", metrics)},
+        "variants": {"unsmoothed": ("Not smoothed.", metrics)},
         "paired_differences": {"model - time": {"accuracy": Interval(0.0, None, 1)}},
         "seconds": {"train": np.float32(1.5)},
         "config": {"seed": 0, "widths": (1, 2)},
@@ -109,6 +110,8 @@ def break_results(path, value):
         (["schema_version"], True, "expected 1"),
         (["protocol"], "", "is empty"),
         (["controls", "time", "description"], KeyError, "lacks 'description'"),
+        (["variants", "unsmoothed", "metrics"], KeyError, "lacks 'metrics'"),
+        (["unit"], "frame", "expected one of"),
     ],
 )
 def test_both_validators_refuse_the_same(path, value, sentence):

@@ -15,6 +15,7 @@ from jmt_jax.statistics import (
     per_subject,
     regression_metric,
     subject_bootstrap,
+    subject_mean,
 )
 
 
@@ -195,3 +196,45 @@ def test_wrong_shapes_are_named():
         Predictions(["a"], ["r"], np.zeros(2, int), np.zeros((2, 2)), np.ones(2, bool))
     with pytest.raises(ValueError, match="no runs"):
         subject_bootstrap(classification_metric, [])
+
+
+def make_frames(seed, videos=6, frames=40):
+    rng = np.random.default_rng(seed)
+    names = np.repeat([f"v{v}" for v in range(videos)], frames)
+    labels = rng.normal(size=(videos, 1, 2)) + 0.3 * rng.normal(size=(videos, frames, 2))
+    outputs = 0.8 * labels + 0.1 + 0.4 * rng.normal(size=labels.shape)
+    mask = rng.random(labels.shape) < 0.8
+    mask[-1] = False
+    rows = videos * frames
+    return Predictions(
+        tuple(names), tuple(names), np.where(mask, labels, np.nan).reshape(rows, 2),
+        outputs.reshape(rows, 2), mask.reshape(rows, 2),
+    )  # fmt: skip
+
+
+def test_weights_of_whole_videos_are_weights_of_their_rows():
+    metric, runs = regression_metric(("valence", "arousal")), [make_frames(0), make_frames(1)]
+
+    def by_rows(table, weights):
+        return metric(table, weights)
+
+    for found, expected in (
+        (subject_bootstrap(metric, runs, 60), subject_bootstrap(by_rows, runs, 60)),
+        (subject_mean(metric, runs, 60), subject_mean(by_rows, runs, 60)),
+    ):
+        assert found.keys() == expected.keys() and found["ccc_mean"].subjects == 5
+        for name, interval in expected.items():
+            assert found[name].value == pytest.approx(interval.value, rel=1e-9)
+            assert found[name].ci95 == pytest.approx(interval.ci95, rel=1e-9)
+    each = per_subject(metric, runs)
+    mean = np.mean([values["ccc_valence"] for values in each.values()])
+    assert subject_mean(metric, runs, 10)["ccc_valence"].value == pytest.approx(mean)
+
+
+def test_nothing_labelled_is_no_number():
+    table = make_frames(0)
+    table.mask[:] = False
+    metric = regression_metric(("valence", "arousal"))
+    for found in (subject_bootstrap(metric, [table], 5), subject_mean(metric, [table], 5)):
+        assert found["ccc_mean"] == Interval(None, None, 0)
+    assert per_subject(metric, [table]) == {}

@@ -24,6 +24,7 @@ def _rows(workdir):
 
 def test_an_interrupted_run_ends_with_the_same_numbers(cache_dir, tmp_path, monkeypatch):
     options = {"training__stages": "physio,fusion", "training__fusion__eval_every_epochs": 0.5}
+    options["training__fusion__ema_decay"] = 0.9
     config = tiny.shrunk("biovid", cache_dir, **ONE_STREAM, **options)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     written = study.run(config, whole)
@@ -104,6 +105,9 @@ def test_the_papers_protocol_warns_of_both_leaks(cache_dir, tmp_path):
         ({"protocol__num_folds": 9}, "9"),
         ({"protocol__folds": (7,)}, "fold 7"),
         ({"training__joint__global_batch_size": 6, "training__stages": "joint"}, "multiple of 4"),
+        ({"training__joint__accumulation_steps": 3}, "multiple of 12"),
+        ({"training__joint__ema_decay": 1.0}, "below 1"),
+        ({"training__loss": "mse"}, "cross_entropy"),
         ({"parallelism": "magic"}, "jit"),
         ({"eval__select": "ccc_mean"}, "accuracy"),
         ({"controls": "time"}, "sliding"),
