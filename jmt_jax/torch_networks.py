@@ -103,6 +103,12 @@ def _resnet18(shapes: Shapes, streams: Sequence[str]) -> Plan:
     return Plan(rules, {BACKBONE: {"name": "resnet18"}}, {BACKBONE: _SPECTROGRAM})
 
 
+def _inputs_of_linear(shapes: Shapes, name: str, otherwise: int) -> int:
+    """How many values a Linear reads; `otherwise` where the file has none that could be one."""
+    shape = shapes.get(name, ())
+    return shape[1] if len(shape) == 2 else otherwise
+
+
 def _gru(shapes: Shapes, streams: Sequence[str]) -> Plan:
     """Of any size; by default that of a two-layer GRU both ways from 512 to 512."""
     del streams
@@ -110,8 +116,8 @@ def _gru(shapes: Shapes, streams: Sequence[str]) -> Plan:
     while layers < MAX_LAYERS and f"weight_ih_l{layers}" in shapes:
         layers += 1
     both = not shapes or "weight_ih_l0_reverse" in shapes
-    hidden = (*shapes.get("weight_hh_l0", ()), 256)[1 if "weight_hh_l0" in shapes else 0]
-    width = (*shapes.get("weight_ih_l0", ()), 512)[1 if "weight_ih_l0" in shapes else 0]
+    hidden = _inputs_of_linear(shapes, "weight_hh_l0", 256)
+    width = _inputs_of_linear(shapes, "weight_ih_l0", 512)
     config = {
         "name": "gru",
         "features": hidden * (2 if both else 1),
@@ -125,7 +131,7 @@ def _gru(shapes: Shapes, streams: Sequence[str]) -> Plan:
 def _intra_modal(shapes: Shapes, streams: Sequence[str]) -> Plan:
     """What combines two backbones of one stream, over their ready-made features (facts A5)."""
     del streams
-    width = (*shapes.get("fc.weight", (512, 768)), 768)[1]
+    width = _inputs_of_linear(shapes, "fc.weight", 768)
     identity = {"name": "identity"}
     config = {
         "name": "pair",

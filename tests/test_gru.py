@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from golden_case import quick_jit, relative_error
 
+from data_pipelines.errors import BadDataError
 from jmt_jax import convert
 from jmt_jax.models.gru import GRU
 
@@ -30,6 +31,15 @@ def test_gru_equals_the_reference():
     outputs, last = apply(variables, case.inputs["x"])
     assert relative_error(outputs, case.outputs["out"]) < 1e-4
     assert relative_error(last, case.outputs["h"]) < 1e-4
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (7,), (768, 0), (1, 1, 1)])
+@pytest.mark.parametrize("name", ["weight_hh_l0", "weight_ih_l0"])
+def test_weights_of_impossible_shapes_are_refused(name, shape):
+    state = {"weight_ih_l0": (6, 3), "weight_hh_l0": (6, 2), "bias_ih_l0": (6,), "bias_hh_l0": (6,)}
+    state = {key: np.zeros(shape, np.float32) for key, shape in (state | {name: shape}).items()}
+    with pytest.raises(BadDataError, match="has shape"):
+        convert.convert(state, "gru").check()
 
 
 def plain_gru(weights, x):
