@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import dataclasses
 import os
 from collections.abc import Iterator
@@ -48,7 +49,7 @@ def read_frame_times(path: str | os.PathLike[str], *, max_pixels: int = video.MA
         stamps, has_sound = _packet_stamps(path, container, stream)
         if stamps is not None:
             tick = stream.time_base
-            times = np.array(stamps, np.int64) * tick.numerator / tick.denominator - start
+            times = stamps * tick.numerator / tick.denominator - start
             video.check_whole(path, container, stream, len(times), float(times[-1]) + start)
             return FrameTimes(times, has_sound)
     times = np.array(list(_decoded_times(path, max_pixels)), np.float64)
@@ -62,10 +63,10 @@ def read_frame_times(path: str | os.PathLike[str], *, max_pixels: int = video.MA
 
 def _packet_stamps(
     path: Path, container: av.container.InputContainer, stream: av.VideoStream
-) -> tuple[list[int] | None, bool]:
+) -> tuple[np.ndarray | None, bool]:
     """The pictures' timestamps, ascending, or None where the packets do not tell; and if there is sound."""
-    stamps: list[int | None] = []
-    has_sound = False
+    stamps = array.array("q")
+    has_sound, tells = False, stream.codec_context.name in _PACKET_IS_PICTURE
     wanted = [stream, *container.streams.audio[:1]]
     try:
         for packet in container.demux(wanted):
@@ -76,15 +77,16 @@ def _packet_stamps(
             if packet.stream_index != stream.index:
                 has_sound = True
             elif not packet.is_discard:  # cut off by the file's edit list
-                stamps.append(packet.pts)
+                tells = tells and packet.pts is not None
+                stamps.append(packet.pts or 0)
     except (av.FFmpegError, OSError) as error:
         raise BadDataError(
             f"{path} is damaged at frame {len(stamps)}: it cannot be read on ({type(error).__name__}); "
             "copy it again"
         ) from None
-    known = [stamp for stamp in stamps if stamp is not None]
-    tells = stream.codec_context.name in _PACKET_IS_PICTURE and len(set(known)) == len(stamps) > 0
-    return (sorted(known) if tells else None), has_sound
+    ascending = np.unique(np.frombuffer(stamps, np.int64))
+    tells = tells and len(ascending) == len(stamps) > 0
+    return (ascending if tells else None), has_sound
 
 
 def _decoded_times(path: Path, max_pixels: int) -> Iterator[float]:
