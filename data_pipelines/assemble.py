@@ -75,10 +75,18 @@ def assemble(
     write_recordings(out, recordings)
     total = inputs.write(out, stored.values())
     files = {path.relative_to(out).as_posix(): path.stat().st_size for path in _result_files(out)}
+    parts = [
+        LeftOut(f"{stream} {source}", sentence, damaged=True)
+        for stream, source in sorted(used)
+        for sentence in stored[stream, source].left_out
+    ]
     card = data_card.make_card(
         reader,
         recordings,
-        [dataclasses.replace(entry, reason=storage.without_root(entry.reason, reader)) for entry in left_out],
+        [
+            dataclasses.replace(entry, reason=storage.without_root(entry.reason, reader))
+            for entry in (*left_out, *parts)
+        ],
         streams,
         notes={topic: storage.without_root(text, reader) for topic, text in notes.items()},
         fingerprints=dict(fingerprints) | total,

@@ -101,6 +101,8 @@ class Chunks(tfds.core.GeneratorBasedBuilder):
                 writer.write(record)
                 lengths[-1] += 1
                 size += len(record)
+                # Let go before the next one is read: a chunk is megabytes.
+                del example, message, record
                 on_row(row)
             writer.close()
         split = tfds.core.SplitInfo(

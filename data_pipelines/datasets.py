@@ -19,7 +19,7 @@ from data_pipelines.recording import Reader
 from data_pipelines.source import PreparedSet, is_prepared
 from data_pipelines.stream_windows import FrameWindows, SignalWindows
 
-DATASETS = ("biovid", "e4")
+DATASETS = ("affwild2", "biovid", "e4")
 
 
 def default_cache_dir() -> Path:
@@ -42,7 +42,7 @@ def open_dataset(
     """Opens what ``config.data`` names, preparing it first where that has not been done.
 
     Args:
-      name: ``biovid`` or ``e4``.
+      name: ``affwild2``, ``biovid`` or ``e4``.
       directory: A prepared folder, a raw folder (prepared into the cache), or "" for the sample.
       reader_options: Options of the reader, for raw folders and the sample.
       sample_options: What the sample is made of.
@@ -82,11 +82,12 @@ def make_sample(name: str, options: Mapping[str, Any], cache_dir: Path) -> Path:
       UsageError: An option does not exist or is out of range.
     """
     # Only a run without data needs the generator of people.
+    from data_pipelines.sample.affwild2 import Affwild2SampleSpec
     from data_pipelines.sample.biovid import BioVidSampleSpec
     from data_pipelines.sample.e4 import E4SampleSpec
     from data_pipelines.sample.store import sample_dir
 
-    specs = {"biovid": BioVidSampleSpec, "e4": E4SampleSpec}
+    specs = {"affwild2": Affwild2SampleSpec, "biovid": BioVidSampleSpec, "e4": E4SampleSpec}
     try:
         spec = specs[name](**options)
     except (TypeError, ValueError) as error:

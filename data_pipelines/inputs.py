@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,13 +11,34 @@ from typing import Any, NoReturn
 import numpy as np
 
 from data_pipelines.errors import UsageError
+from data_pipelines.raw_files import InputFile, hash_file, measure_file
 from data_pipelines.recording import Source
-from data_pipelines.storage import InputFile, StoredSource, digest, hash_file, measure_file, write_atomically
+from data_pipelines.storage import StoredSource, digest, write_atomically
 
 INPUTS_FILE = "inputs.jsonl"
 # Apart, so that everything else is the same where the raw files are copies of another date.
 MODIFIED_FILE = "inputs_modified_ns.npy"
 _NAMED_FILES = 3
+_BLOCK_ROWS = 10_000
+
+
+def digest_found(parts: Sequence[Any], columns: Mapping[str, np.ndarray]) -> str:
+    """`storage.digest` of [*parts, columns], the columns as lists; they may be long, so never as a whole.
+
+    Args:
+      parts: JSON values.
+      columns: Name to array [N].
+    """
+    whole = hashlib.sha256(json.dumps(list(parts), sort_keys=True, default=list)[:-1].encode())
+    before = ", {"
+    for name, column in sorted(columns.items()):
+        whole.update(f"{before}{json.dumps(name)}: [".encode())
+        for first in range(0, len(column), _BLOCK_ROWS):
+            text = json.dumps(column[first : first + _BLOCK_ROWS].tolist())[1:-1]
+            whole.update(f"{', ' if first else ''}{text}".encode())
+        before = "], "
+    whole.update(b"]}]")
+    return whole.hexdigest()
 
 
 def write(out: Path, stored: Iterable[StoredSource]) -> dict[str, Any]:

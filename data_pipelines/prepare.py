@@ -211,13 +211,12 @@ def _fingerprints(reader: Reader, scan: _Scan) -> dict[str, Any]:
         [[r.id, r.subject, r.group, dict(r.sources), dict(r.attributes)] for r in scan.recordings],
         [dataclasses.astuple(source) for source in scan.sources],
         [dataclasses.astuple(entry) for entry in scan.left_out],
-        {name: column.tolist() for name, column in _annotations(scan.recordings).items()},
     ]
     return {
         "reader": f"{reader.name} version {reader.version}",
         # As they are read back from the card: tuples are lists there.
         "settings": json.loads(json.dumps(dict(reader.settings()), default=list)),
-        "recordings": storage.digest(found),
+        "recordings": inputs.digest_found(found, _annotations(scan.recordings)),
     }
 
 

@@ -15,6 +15,7 @@ from data_pipelines.errors import UsageError
 from data_pipelines.recording import Reader
 
 READERS: Mapping[str, str] = {
+    "affwild2": "data_pipelines.readers.affwild2:Affwild2",
     "biovid": "data_pipelines.readers.biovid:BioVid",
     "e4": "data_pipelines.readers.e4:E4",
 }

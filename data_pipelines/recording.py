@@ -59,7 +59,8 @@ class Source:
     Attributes:
       stream: Name of the stream.
       id: Unique among the sources of this stream.
-      files: Paths relative to the raw folder, with forward slashes; their content decides the result.
+      files: Paths relative to the raw folder, with forward slashes; their content decides the result. A
+        folder stands for the files in it.
     """
 
     stream: str
@@ -116,6 +117,7 @@ class Chunk:
       rate_hz: Rate of the samples; 0.0 for frames and features.
       frames: The encoded images (JPEG), length N; empty for other kinds.
       values: [N, C] in the stream's dtype (float32 with NaN = missing, or int16); None for frames.
+      left_out: What of the source could not be used and is not in the chunks so far, a sentence each.
     """
 
     stream: str
@@ -125,6 +127,7 @@ class Chunk:
     rate_hz: float = 0.0
     frames: tuple[bytes, ...] = ()
     values: np.ndarray | None = None
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.frames) if self.values is None else len(self.values)
@@ -132,10 +135,10 @@ class Chunk:
 
 @dataclasses.dataclass(frozen=True)
 class LeftOut:
-    """Something that the raw folder should hold and that no recording was made of.
+    """Something that the raw folder should hold and that no recording, or no stream of one, was made of.
 
     Attributes:
-      id: The recording, subject or file.
+      id: The recording, subject, file, or stream and source.
       reason: A sentence.
       damaged: True if its files are there but bad; False for what is simply not part of this copy.
     """

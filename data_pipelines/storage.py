@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from data_pipelines.errors import BadDataError
+from data_pipelines.raw_files import InputFile, describe_file
 from data_pipelines.recording import MAX_CHUNK_FRAMES, MAX_CHUNK_SECONDS, Chunk, Reader, Source, StreamSpec
 
 FORMAT = 1
@@ -43,27 +44,6 @@ class Stopped(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class InputFile:
-    """A raw file as it was when it was read.
-
-    Attributes:
-      path: Relative to the raw folder, with forward slashes.
-      size: In bytes; -1 where the file is missing.
-      modified_ns: Time of its last change, in nanoseconds.
-      sha256: Of its content, as hexadecimal digits; "" where the file is missing.
-    """
-
-    path: str
-    size: int
-    modified_ns: int
-    sha256: str
-
-    def is_unchanged(self, root: Path) -> bool:
-        """True if the file has the same size and time of change (its content is not read)."""
-        return (self.size, self.modified_ns) == measure_file(root / self.path)
-
-
-@dataclasses.dataclass(frozen=True)
 class StoredSource:
     """What is known of a finished source without reading its chunks.
 
@@ -74,6 +54,7 @@ class StoredSource:
       damaged: Why it could not be decoded; "" if it could.
       chunks: Number of chunks.
       length: Frames, vectors or samples in all of them.
+      left_out: What of the source could not be used, a sentence each.
     """
 
     stream: str
@@ -83,6 +64,7 @@ class StoredSource:
     damaged: str = ""
     chunks: int = 0
     length: int = 0
+    left_out: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """As it is stored; `from_json` reads it back."""
@@ -93,28 +75,8 @@ class StoredSource:
         """The inverse of `to_json`."""
         fields = json.loads(text)
         fields["files"] = tuple(InputFile(**file) for file in fields["files"])
+        fields["left_out"] = tuple(fields.get("left_out", ()))
         return cls(**fields)
-
-
-def measure_file(path: Path) -> tuple[int, int]:
-    """Size in bytes and time of change in nanoseconds; (-1, 0) where there is no such file."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return -1, 0
-    return status.st_size, status.st_mtime_ns
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's content, as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def describe_file(root: Path, path: str) -> InputFile:
-    """Reads a raw file's size, time of change and hash; a missing one has size -1."""
-    size, modified_ns = measure_file(root / path)
-    return InputFile(path, size, modified_ns, hash_file(root / path) if size >= 0 else "")
 
 
 def digest(value: Any) -> str:
@@ -218,17 +180,24 @@ def _decode(
 ) -> StoredSource:
     (spec,) = (stream for stream in reader.streams() if stream.name == source.stream)
     table: dict[str, list[Any]] = {name: [] for name in _TABLE_ARRAYS}
+    left_out: list[str] = []
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for chunk in checked_chunks(spec, source, reader.decode(source)):
             for name, array in chunk_arrays(chunk).items():
                 _add_array(archive, f"{chunk.index:06d}/{name}", array)
             _add_to_table(table, chunk)
+            left_out.extend(chunk.left_out)
             if should_stop():
                 raise Stopped(f"{source.stream} {source.id}")
         for name, column in table.items():
             array = np.concatenate(column) if name == "times_seconds" else np.stack(column)
             _add_array(archive, f"table/{name}", array)
-        stored = dataclasses.replace(stored, chunks=len(table["length"]), length=int(sum(table["length"])))
+        stored = dataclasses.replace(
+            stored,
+            chunks=len(table["length"]),
+            length=int(sum(table["length"])),
+            left_out=tuple(without_root(sentence, reader) for sentence in left_out),
+        )
         archive.writestr(zipfile.ZipInfo("about.json"), stored.to_json())
     return stored
 

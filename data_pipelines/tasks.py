@@ -77,6 +77,7 @@ TASKS: Mapping[str, Task] = {
         Task("bl1_vs_pa3", "classification", ("pain_class",), ("BL1", "PA3"), {0: 0, 3: 1}),
         Task("five_classes", "classification", ("pain_class",), _PAIN, {i: i for i in range(5)}),
         Task("pain_intensity", "regression", ("pain_class",), ("pain_intensity",), scale=4.0),
+        Task("valence_arousal", "regression", ("valence", "arousal"), ("valence", "arousal")),
         Task("stress", "classification", ("stress",), ("rest", "stress"), {0: 0, 1: 1}),
     )
 }

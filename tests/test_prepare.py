@@ -533,7 +533,7 @@ def test_reader_options_are_read_by_their_types(tmp_path):
 
 
 def test_unknown_reader_or_option_names_the_nearest(tmp_path):
-    with pytest.raises(UsageError, match="it is one of biovid, e4"):
+    with pytest.raises(UsageError, match="it is one of affwild2, biovid, e4"):
         prepare.make_reader("bivid", tmp_path)
     with pytest.raises(UsageError, match="did you mean biosignals"):
         prepare.make_reader("biovid", tmp_path, biosignal="raw")

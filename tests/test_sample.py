@@ -336,8 +336,8 @@ def test_another_spec_is_another_folder(tmp_path, monkeypatch):
     monkeypatch.setitem(store._WRITERS, "biovid", (quick, "1"))
     folders = {sample_dir(tmp_path, "biovid", dataclasses.replace(TINY, seed=seed)) for seed in range(3)}
     assert len(folders) == 3
-    with pytest.raises(UsageError, match="no sample 'affwild2'"):
-        sample_dir(tmp_path, "affwild2", TINY)
+    with pytest.raises(UsageError, match="no sample 'affwild'"):
+        sample_dir(tmp_path, "affwild", TINY)
 
 
 def test_two_processes_at_once_end_with_one_sample(tmp_path):

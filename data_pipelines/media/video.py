@@ -104,7 +104,7 @@ def decode_jpeg(data: bytes) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, max_pixels: int) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+def opened(path: Path, max_pixels: int) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """Opens a file for decoding on one thread, after its header has been checked."""
     try:
         container = av.open(os.fspath(path), metadata_errors="replace")
@@ -145,7 +145,7 @@ def read_header(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -
     Raises:
       BadDataError: It is missing, no video, or its frames are too large.
     """
-    with _opened(Path(path), max_pixels) as (container, stream):
+    with opened(Path(path), max_pixels) as (container, stream):
         duration = 0.0
         if stream.duration is not None and stream.time_base is not None:
             duration = float(stream.duration * stream.time_base)
@@ -199,11 +199,11 @@ def read_frames(
     resolve_crop(crop, 1, 1)
     # OpenCV's threads would fight with the other worker processes for the same cores.
     cv2.setNumThreads(1)
-    with _opened(path, max_pixels) as (container, stream):
-        start = _start_seconds(container, stream)
+    with opened(path, max_pixels) as (container, stream):
+        start = start_seconds(container, stream)
         count = 0
         last = -float("inf")
-        for frame in _decoded(path, container, stream, max_pixels):
+        for frame in decoded(path, container, stream, max_pixels):
             if frame.time is None:
                 raise BadDataError(f"{path}: frame {count} has no timestamp; convert the file again")
             time = frame.time - start
@@ -216,7 +216,7 @@ def read_frames(
             count += 1
             used = resolve_crop(crop, frame.width, frame.height)
             yield Frame(time, _face(frame, used, size), used)
-        _check_whole(path, container, stream, count, last + start)
+        check_whole(path, container, stream, count, last + start)
 
 
 def read_chunks(
@@ -241,7 +241,7 @@ def read_chunks(
     yield Chunk(stream, source, index, np.asarray(times, np.float64), frames=tuple(images))
 
 
-def _start_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float:
+def start_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float:
     """Start of the file in seconds; exact where the video is the first stream to start."""
     of_stream = float(stream.start_time * stream.time_base) if stream.start_time is not None else 0.0
     of_file = container.start_time / av.time_base if container.start_time is not None else of_stream
@@ -249,7 +249,7 @@ def _start_seconds(container: av.container.InputContainer, stream: av.VideoStrea
     return of_stream if abs(of_stream - of_file) < 2e-6 else of_file
 
 
-def _decoded(
+def decoded(
     path: Path, container: av.container.InputContainer, stream: av.VideoStream, max_pixels: int
 ) -> Iterator[av.VideoFrame]:
     """The decoder's frames; every sign of damage becomes a sentence."""
@@ -272,7 +272,7 @@ def _decoded(
         ) from None
 
 
-def _check_whole(
+def check_whole(
     path: Path, container: av.container.InputContainer, stream: av.VideoStream, count: int, end_seconds: float
 ) -> None:
     """Compares what came with what the file promises: a truncated file may end without an error.

@@ -6,11 +6,7 @@ the face alone or in the body alone. Whoever sees one stream alone cannot know t
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +20,7 @@ from data_pipelines.readers.biovid_samples import CLASS_NAMES, COLUMNS
 from data_pipelines.sample import body
 from data_pipelines.sample.face import face_clip
 from data_pipelines.sample.note import write_note
+from data_pipelines.sample.parallel import write_parts
 from data_pipelines.sample.people import Event, Person, generator, make_person
 
 WRITER_VERSION = "1"
@@ -182,7 +179,6 @@ def write_biovid(
       progress: Called with (people written, people in all).
       workers: Number of processes; None for one a core.
     """
-    workers = min(workers or os.cpu_count() or 1, spec.subjects)
     table = ["\t".join(COLUMNS)]
     for index in range(spec.subjects):
         person, plans = plan_subject(spec, index)
@@ -193,32 +189,7 @@ def write_biovid(
     (out / "starting_point").mkdir(parents=True, exist_ok=True)
     (out / "starting_point" / "samples.csv").write_text("\n".join(table) + "\n")
     write_note(out, "biovid", spec)
-    if workers == 1:
-        for index in range(spec.subjects):
-            write_subject(out, spec, index)
-            if progress is not None:
-                progress(index + 1, spec.subjects)
-        return
-    # Spawned, not forked: the caller may run threads, and these processes need none of what it has loaded.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
-        futures = [pool.submit(write_subject, out, spec, index) for index in range(spec.subjects)]
-        for done, future in enumerate(concurrent.futures.as_completed(futures), start=1):
-            future.result()
-            if progress is not None:
-                progress(done, spec.subjects)
-
-
-def _start_worker() -> None:
-    """Ends a worker with its parent: without one it would wait for work for ever."""
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    write_parts(write_subject, out, spec, spec.subjects, progress, workers)
 
 
 def write_subject(out: Path, spec: BioVidSampleSpec, index: int) -> None:

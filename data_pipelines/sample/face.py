@@ -25,6 +25,7 @@ MOVEMENTS = (
     "lip_raise",
     "mouth_open",
     "smile",
+    "mouth_down",
 )
 """What a face can do; each from 0 (not at all) to 1."""
 
@@ -257,7 +258,7 @@ def _draw_mouth(canvas: _Canvas, person: Person, move: Mapping[str, float]) -> N
     smile, lift, gape = move["smile"], move["lip_raise"], move["mouth_open"]
     half = person.mouth_width * (0.098 + 0.032 * smile + 0.014 * lift - 0.012 * gape)
     y = 0.215
-    corner = y - 0.034 * smile - 0.008 * person.mouth_rest + 0.010 * lift
+    corner = y - 0.034 * smile + 0.04 * move["mouth_down"] - 0.008 * person.mouth_rest + 0.010 * lift
     upper = y - 0.028 * lift + 0.012 * smile
     gap = 0.085 * gape + 0.018 * lift
     lip = _mix(person.skin_colour, (170, 50, 60), 0.55)
@@ -294,14 +295,25 @@ def face_clip(
       rng: The generator of this clip's face.
       size: Height and width in pixels.
 
-    Yields:
-      N pictures, uint8 [size, size, 3], RGB.
+    Returns:
+      N pictures, uint8 [size, size, 3], RGB, drawn one by one.
     """
     times = np.asarray(times_seconds, np.float64)
-    moves = movements(person, events, times, rng)
+    return draw_clip(person, movements(person, events, times, rng), times, rng, size)
+
+
+def draw_clip(
+    person: Person,
+    moves: Mapping[str, np.ndarray],
+    times_seconds: np.ndarray,
+    rng: np.random.Generator,
+    size: int = 96,
+) -> Iterator[np.ndarray]:
+    """Draws a clip from its movements (float64 [N] each); other arguments and pictures as `face_clip`."""
+    times = np.asarray(times_seconds, np.float64)
     sway = 0.010 * person.sway
-    right, down = sway * _wander(rng, times, 1.6), sway * _wander(rng, times, 1.9)
-    roll = 2.4 * person.sway * _wander(rng, times, 2.2)
+    right, down = sway * wander(rng, times, 1.6), sway * wander(rng, times, 1.9)
+    roll = 2.4 * person.sway * wander(rng, times, 2.2)
     # In pain the head goes down a little.
     down = down + 0.012 * moves["brow_lower"]
     home = rng.normal(0.0, 0.012, 2)
@@ -323,7 +335,7 @@ def movements(
         if event.kind == "pain":
             strength = event.intensity * shows * rng.uniform(0.85, 1.1)
             course = strength * _course(times, event, rng.uniform(0.3, 0.8), 0.35, 1.5)
-            course = course * (1.0 + 0.12 * _wander(rng, times, 0.7))
+            course = course * (1.0 + 0.12 * wander(rng, times, 0.7))
             moves["brow_lower"] += course
             moves["eye_tighten"] += course * rng.uniform(0.8, 1.1)
             moves["lip_raise"] += course * rng.uniform(0.6, 1.0)
@@ -333,14 +345,21 @@ def movements(
             moves["smile"] += course
             moves["eye_tighten"] += 0.25 * course
         elif event.kind == "talk":
-            syllables = 0.5 + 0.5 * np.sin(2 * np.pi * (3.5 * times + 0.6 * _wander(rng, times, 0.5)))
+            syllables = 0.5 + 0.5 * np.sin(2 * np.pi * (3.5 * times + 0.6 * wander(rng, times, 0.5)))
             moves["mouth_open"] += 0.5 * event.intensity * syllables * _course(times, event, 0.0, 0.15, 0.2)
+    add_idle_movements(moves, person, times, rng)
+    return {name: np.clip(values, 0.0, 1.0) for name, values in moves.items()}
+
+
+def add_idle_movements(
+    moves: dict[str, np.ndarray], person: Person, times: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Adds, in place, what a face does anyway: small movements and blinks."""
     for name, amount in (("brow_raise", 0.12), ("brow_lower", 0.05), ("smile", 0.06), ("mouth_open", 0.03)):
-        moves[name] += amount * np.abs(_wander(rng, times, 2.0))
+        moves[name] += amount * np.abs(wander(rng, times, 2.0))
     length = float(times[-1] - times[0]) if len(times) else 0.0
     for start in rng.uniform(0.0, max(length, 1e-9), rng.poisson(person.blink_rate_hz * length)):
         moves["blink"] += np.clip(1.6 - np.abs(times - times[0] - start) / 0.07, 0.0, 1.0)
-    return {name: np.clip(values, 0.0, 1.0) for name, values in moves.items()}
 
 
 def _course(times: np.ndarray, event: Event, delay: float, rise: float, fall: float) -> np.ndarray:
@@ -351,7 +370,7 @@ def _course(times: np.ndarray, event: Event, delay: float, rise: float, fall: fl
     return up * up * (3.0 - 2.0 * up) * np.exp(-after / fall)
 
 
-def _wander(rng: np.random.Generator, times: np.ndarray, period_seconds: float) -> np.ndarray:
+def wander(rng: np.random.Generator, times: np.ndarray, period_seconds: float) -> np.ndarray:
     """Smooth noise of about unit deviation that changes over `period_seconds`."""
     if not len(times):
         return np.zeros(0)

@@ -15,10 +15,11 @@ from typing import Any
 
 from data_pipelines.errors import UsageError
 from data_pipelines.progress import Progress
-from data_pipelines.sample import biovid, e4
+from data_pipelines.sample import affwild2, biovid, e4
 from data_pipelines.sample.note import NOTE_NAME, write_note
 
 _WRITERS: dict[str, tuple[Callable[..., None], str]] = {
+    "affwild2": (affwild2.write_affwild2, affwild2.WRITER_VERSION),
     "biovid": (biovid.write_biovid, biovid.WRITER_VERSION),
     "e4": (e4.write_e4, "1"),
 }
@@ -32,7 +33,7 @@ def sample_dir(cache_dir: Path, name: str, spec: Any) -> Path:
 
     Args:
       cache_dir: Where samples are kept; made if need be.
-      name: ``biovid`` or ``e4``.
+      name: ``affwild2``, ``biovid`` or ``e4``.
       spec: What to make: that sample's dataclass.
 
     Returns:
