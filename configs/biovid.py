@@ -158,7 +158,7 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config.training.loss = ""  # cross_entropy; for values ccc or mse; "" is the first of them
     config.training.label_smoothing = 0.0
     config.training.visual = _stage(
-        epochs=30, eval_every_epochs=5.0, learning_rate=4e-3, global_batch_size=16
+        epochs=27, eval_every_epochs=4.5, learning_rate=4e-3, global_batch_size=16
     )
     config.training.physio = _stage(epochs=12, eval_every_epochs=2.0)
     config.training.fusion = _stage(epochs=8, eval_every_epochs=2.0, learning_rate=5e-4)
