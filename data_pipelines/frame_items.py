@@ -18,8 +18,6 @@ from data_pipelines.source import PreparedSet
 from data_pipelines.tasks import Task
 
 PADDING = -1
-FACES = "visual"
-"""The stream whose frames decide which sequences the paper's schedule keeps."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +74,8 @@ def make_frame_items(prepared: PreparedSet, task: Task, grid: Grid) -> ItemTable
     5). Deviation: a recording without any annotation has the frames with a face alone.
 
     Raises:
-      UsageError: The task is a classification, or an annotation has no times.
+      UsageError: The task is a classification, an annotation has no times, or the paper's schedule is asked
+        for where no stream holds frames.
       BadDataError: There are no recordings with frames.
     """
     if task.is_classification:
@@ -143,8 +142,14 @@ def _paper_targets(
     prepared: PreparedSet, recording: Recording, mask: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Targets of the reference's sequences, and the rows whose label each token has; both from 0."""
+    faces = next((name for name, spec in prepared.streams.items() if spec.kind == "frames"), None)
+    if faces is None:
+        raise UsageError(
+            f"grid.schedule='paper' goes by the frames with a face, but {prepared.path} has no "
+            "stream of frames; choose every_frame"
+        )
     grid = Grid("frames", windows.PAPER_TOKENS, schedule="paper")
-    seen = usable_frames(prepared, recording, FACES, grid)
+    seen = usable_frames(prepared, recording, faces, grid)
     split = recording.group or "validation"
     sequences = windows.paper_sequences(len(mask), seen.numbers, split)
     newest = sequences.frames[..., -1]

@@ -85,8 +85,8 @@ class TargetFrameWindows:
             places = seen.places[np.searchsorted(seen.numbers, wanted)]
             decoded = self._read_places(recording, places)
             pictures[mask] = decoded[position.reshape(numbers[mask].shape)]
-        if moment.rng is not None and self._augmentation is not None:
-            pictures = self._augmentation(pictures, moment.rng)
+            if moment.rng is not None and self._augmentation is not None:
+                pictures[mask] = self._augmentation(pictures[mask], moment.rng)
         return pictures, mask
 
     def _read_places(self, recording: Recording, places: np.ndarray) -> np.ndarray:

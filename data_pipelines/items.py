@@ -126,6 +126,7 @@ def make_items(prepared: PreparedSet, task: Task, grid: Grid) -> ItemTable:
       UsageError: A ``frames`` grid, but the task is none of values that every frame has.
     """
     if grid.kind == "frames":
+        # Here, because that module makes the tables of this one.
         from data_pipelines import frame_items
 
         return frame_items.make_frame_items(prepared, task, grid)

@@ -17,7 +17,8 @@ STAGES = ("visual", "audio", "fusion")
 @pytest.fixture(scope="module")
 def finished(cache_dir, tmp_path_factory):
     """A finished run: (config, folder, results)."""
-    config = tiny.shrunk("affwild2", cache_dir)
+    # A fusion that compiles at once; the JMT is built in test_study.
+    config = tiny.shrunk("affwild2", cache_dir, model__fusion="concat", model__concat__dim=8)
     workdir = tmp_path_factory.mktemp("run")
     return config, workdir, study.run(config, workdir)
 

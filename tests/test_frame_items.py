@@ -280,6 +280,20 @@ def test_missing_streams_are_masks():
     assert not any(mask.any() for mask in padding["masks"].values()) and not padding["label_mask"].any()
 
 
+def test_augmentation_changes_what_is_seen_and_nothing_under_the_mask():
+    video = Video("a", 64, faces=np.r_[40:65])
+    options = {"frames": 2, "reach_frames": 8, "augment": {"brightness": 0.2, "contrast": 0.2}}
+    loader = _loader(Prepared([video]), SMALL, visual=options)
+    plain, once, again, other = (
+        loader.load_item(9, rng and np.random.default_rng(rng)) for rng in (None, 1, 1, 2)
+    )
+    mask = plain["masks"]["visual"]
+    assert mask.any() and not mask.all()
+    pictures = [item["inputs"]["visual"] for item in (plain, once, again, other)]
+    assert np.array_equal(pictures[1], pictures[2]) and not np.array_equal(pictures[1], pictures[3])
+    assert not np.array_equal(pictures[0], pictures[1]) and not any(p[~mask].any() for p in pictures)
+
+
 def test_training_sees_every_row_once_an_epoch_and_blocks_together():
     rows, block = np.arange(100, 180), np.repeat(np.arange(20), 4)
     order = BlockOrder(rows, block, seed=3, mixed_blocks=2)

@@ -128,7 +128,9 @@ def test_every_shipped_configuration_builds(cache_dir):
         with config.unlocked():
             config.data.cache_dir, config.data.sample = small.data.cache_dir, small.data.sample
             # The paper's windows of sound are of the stored rate.
-            config.data.reader = {**config.data.reader, "size": 16} if name == "affwild2" else small.data.reader
+            config.data.reader = (
+                {**config.data.reader, "size": 16} if name == "affwild2" else small.data.reader
+            )
             config.protocol.num_folds = 5
         experiment = make_experiment(config, open_data(config), fold=0, seed=0)
         for stage_name in experiment.stages:
@@ -139,7 +141,7 @@ def test_every_shipped_configuration_builds(cache_dir):
                 )[0],
                 batch,
             )
-            assert shapes.shape == (2, 16, 2) if name == "affwild2" else (2, 2)
+            assert shapes.shape == ((2, 16, 2) if name == "affwild2" else (2, 2))
             assert experiment.trainable(stage_name, {"head": 0}) == ("head",)
     assert {"r2plus1d", "r3d", "conv1d"} <= set(BACKBONES) and {"jmt", "concat"} <= set(FUSIONS)
 
