@@ -76,7 +76,8 @@ def make_frame_items(prepared: PreparedSet, task: Task, grid: Grid) -> ItemTable
     Raises:
       UsageError: The task is a classification, an annotation has no times, or the paper's schedule is asked
         for where no stream holds frames.
-      BadDataError: There are no recordings with frames.
+      BadDataError: There are no recordings with frames, or the paper's schedule drops all that are to be
+        trained on.
     """
     if task.is_classification:
         raise UsageError(f"a frames grid predicts values for every frame; task {task.name!r} is of classes")
@@ -108,7 +109,15 @@ def make_frame_items(prepared: PreparedSet, task: Task, grid: Grid) -> ItemTable
             parts.setdefault(name, []).append(array)
     if not parts:
         raise BadDataError(f"none of the {len(prepared.recordings)} recordings in {prepared.path} has frames")
-    return ItemTable(prepared.recordings, **{name: np.concatenate(part) for name, part in parts.items()})
+    items = ItemTable(prepared.recordings, **{name: np.concatenate(part) for name, part in parts.items()})
+    groups = [recording.group for recording in prepared.recordings]
+    if "train" in groups and not any(groups[number] == "train" for number in np.unique(items.recording)):
+        raise BadDataError(
+            f"grid.schedule='paper' makes no sequence of the {groups.count('train')} training recordings in "
+            f"{prepared.path}: it needs {grid.block_frames} frames with a face every "
+            f"{grid.token_step_frames} at most; choose every_frame"
+        )
+    return items
 
 
 def usable_frames(

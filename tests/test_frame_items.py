@@ -332,6 +332,8 @@ def test_what_cannot_be_is_a_sentence():
     ):
         with pytest.raises(UsageError, match=message):
             Grid(**({"kind": "frames", "tokens": 16} | options))
+    with pytest.raises(BadDataError, match="no sequence of the 1 training"):
+        make_items(prepared, TASK, PAPER)
     with pytest.raises(UsageError, match="of classes"):
         make_items(prepared, find_task("stress"), GRID)
     for stream, options, message in (
