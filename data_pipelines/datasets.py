@@ -11,6 +11,7 @@ from typing import Any
 
 from data_pipelines.augment import FrameAugmentation, SignalAugmentation
 from data_pipelines.errors import BadDataError, UsageError
+from data_pipelines.frame_windows import LogMelWindows, TargetFrameWindows
 from data_pipelines.items import Grid
 from data_pipelines.loader import StreamWindows
 from data_pipelines.normalise import Normaliser
@@ -109,7 +110,9 @@ def make_stream_windows(
       prepared: The data set.
       stream: Name of the stream.
       grid: The token grid.
-      options: Arguments of `FrameWindows` or `SignalWindows`, with ``normalise`` and ``augment``.
+      options: Arguments of `FrameWindows` or `SignalWindows`, with ``normalise`` and ``augment``; in a
+        ``frames`` grid those of `TargetFrameWindows`, with ``augment``, or with ``features="log_mel"`` those
+        of `LogMelWindows`.
       training: Indices of the recordings that training may see; normalisation may ask them.
     """
     if stream not in prepared.streams:
@@ -120,6 +123,17 @@ def make_stream_windows(
     options = dict(options)
     augment = {key: value for key, value in dict(options.pop("augment", {})).items()}
     try:
+        features = options.pop("features", "")
+        if features not in ("", "log_mel") or (features and grid.kind != "frames"):
+            raise UsageError(
+                f"config.data.streams.{stream}.features={features!r} with grid.kind={grid.kind!r}; it is '', "
+                "or 'log_mel' where grid.kind is 'frames'"
+            )
+        if features:
+            return LogMelWindows(prepared, stream, grid, **options)
+        if prepared.streams[stream].kind == "frames" and grid.kind == "frames":
+            augmentation = FrameAugmentation(**augment)
+            return TargetFrameWindows(prepared, stream, grid, augmentation=augmentation, **options)
         if prepared.streams[stream].kind == "frames":
             return FrameWindows(prepared, stream, grid, augmentation=FrameAugmentation(**augment), **options)
         normaliser = Normaliser(

@@ -23,11 +23,16 @@ class Grid:
     """How recordings become items and items tokens.
 
     Attributes:
-      kind: ``clip`` (one item a recording) or ``sliding`` (windows of a long recording).
+      kind: ``clip`` (one item a recording), ``sliding`` (windows of a long recording) or ``frames`` (every
+        frame is the target of a token; see `data_pipelines.frame_items`).
       tokens: S.
       window_seconds, step_seconds: Of the sliding windows.
       mixed: What to do with a sliding window that has more than one label: ``drop`` it, or give it the
         ``majority`` label.
+      token_step_frames: Between the targets of two tokens of a ``frames`` grid.
+      schedule: Of a ``frames`` grid: ``every_frame``, or ``paper``, the reference's.
+      label_shift_seconds: Of a ``frames`` grid: how much later than a frame the label is taken that training
+        sees for it: annotators react late. Metrics are of the frames' own annotation all the same.
     """
 
     kind: str = "clip"
@@ -35,16 +40,37 @@ class Grid:
     window_seconds: float = 0.0
     step_seconds: float = 0.0
     mixed: str = "drop"
+    token_step_frames: int = windows.PAPER_STEP_FRAMES
+    schedule: str = "every_frame"
+    label_shift_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("clip", "sliding"):
-            raise UsageError(f"grid.kind={self.kind!r} is unknown; it is clip or sliding")
+        if self.kind not in ("clip", "sliding", "frames"):
+            raise UsageError(f"grid.kind={self.kind!r} is unknown; it is clip, sliding or frames")
         if self.mixed not in ("drop", "majority"):
             raise UsageError(f"grid.mixed={self.mixed!r} is unknown; it is drop or majority")
         if self.tokens < 1:
             raise UsageError(f"grid.tokens={self.tokens} is too small; a grid has at least one token")
         if self.kind == "sliding" and not (self.window_seconds > 0 and self.step_seconds > 0):
             raise UsageError("a sliding grid needs a positive window_seconds and step_seconds")
+        if self.schedule not in ("every_frame", "paper"):
+            raise UsageError(f"grid.schedule={self.schedule!r} is unknown; it is every_frame or paper")
+        if self.token_step_frames < 1 or self.label_shift_seconds < 0:
+            raise UsageError(
+                f"grid.token_step_frames={self.token_step_frames} and label_shift_seconds="
+                f"{self.label_shift_seconds:g}; expected at least 1 and at least 0"
+            )
+        paper = (windows.PAPER_TOKENS, windows.PAPER_STEP_FRAMES)
+        if self.schedule == "paper" and (self.tokens, self.token_step_frames) != paper:
+            raise UsageError(
+                f"grid.schedule='paper' has {paper[0]} tokens {paper[1]} frames apart, not {self.tokens} "
+                f"and {self.token_step_frames}; set both so, or choose every_frame"
+            )
+
+    @property
+    def block_frames(self) -> int:
+        """Frames of a block of a ``frames`` grid: as many sequences as a step has frames share its frames."""
+        return self.tokens * self.token_step_frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +86,10 @@ class ItemTable:
       token_frames: int32 [N, S] where every token is about a frame of its own: the row of the recording's
         annotation (which then has one row for every frame, unannotated ones masked), from 0; -1 for padding.
         None where a label is of the whole item.
+      targets: int32 [N, S] beside ``token_frames``: the row that a token's streams look back from. The same
+        but where it lies past the recording's end (the paper's schedule has such tokens); -1 for padding.
+      block: int64 [N] beside ``token_frames``: items with the same number look at the same frames, and are
+        cheap to load together.
     """
 
     recordings: Sequence[Recording]
@@ -68,6 +98,8 @@ class ItemTable:
     labels: np.ndarray
     label_mask: np.ndarray
     token_frames: np.ndarray | None = None
+    targets: np.ndarray | None = None
+    block: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.recording)
@@ -91,7 +123,13 @@ def make_items(prepared: PreparedSet, task: Task, grid: Grid) -> ItemTable:
 
     Raises:
       BadDataError: No item is left for the task.
+      UsageError: A ``frames`` grid, but the task is none of values that every frame has.
     """
+    if grid.kind == "frames":
+        # Here, because that module makes the tables of this one.
+        from data_pipelines import frame_items
+
+        return frame_items.make_frame_items(prepared, task, grid)
     recording_index, starts, labels, masks = [], [], [], []
     for i, recording in enumerate(prepared.recordings):
         values, mask = task.labels(recording.annotation)

@@ -4,7 +4,7 @@ A batch is a dict::
 
     inputs      stream -> [B, S, ...] (or [B, 1, ...]: one window for all tokens)
     masks       stream -> bool [B, S] (or [B, 1]); False where the stream is absent
-    labels      int32 [B] or float32 [B, A]
+    labels      int32 [B], float32 [B, A] or float32 [B, S, A]
     label_mask  bool, of the labels' shape; False for padding
     index       int32 [B], row of the item table; -1 for padding
 """
@@ -20,13 +20,15 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.errors import UsageError
+from data_pipelines.frame_windows import LogMelWindows, TargetFrameWindows
 from data_pipelines.items import ItemTable
 from data_pipelines.stream_windows import FrameWindows, Moment, SignalWindows
 
 Batch = dict[str, Any]
-StreamWindows = FrameWindows | SignalWindows
+StreamWindows = FrameWindows | SignalWindows | TargetFrameWindows | LogMelWindows
 
 PADDING = -1
+_MIXED_BLOCKS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Loader:
         index = 0 if is_padding else int(row)
         number = int(self.items.recording[index])
         recording = self.items.recordings[number]
-        moment = Moment(number, float(self.items.start_seconds[index]), rng)
+        targets = None if self.items.targets is None else self.items.targets[index]
+        moment = Moment(number, float(self.items.start_seconds[index]), rng, targets)
         for name, stream in self.streams.items():
             if is_padding or name not in recording.sources:
                 inputs[name] = np.zeros(stream.shape, stream.dtype)
@@ -81,6 +84,10 @@ class Loader:
             else:
                 inputs[name], masks[name] = stream.read(recording, moment)
         label_mask = self.items.label_mask[index]
+        if self.items.token_frames is not None:
+            # What a token says that rests on nothing is no prediction.
+            seen = np.stack([np.broadcast_to(mask, label_mask.shape[:1]) for mask in masks.values()]).any(0)
+            label_mask = label_mask & seen[:, None]
         return {
             "inputs": inputs,
             "masks": masks,
@@ -95,19 +102,20 @@ class Loader:
         """Endless training batches, reshuffled each epoch.
 
         The order, and each item's random draws, depend on the seed and on the position in the global
-        order only: another number of processes sees the same global batches.
+        order only: another number of processes sees the same global batches. Items with a block come in
+        shuffled groups of 8 shuffled blocks, so that what they share is decoded once.
 
         Returns:
           An iterator over local batches with ``get_state()`` and ``set_state(state)``.
         """
         if not len(rows):
             raise UsageError("the training part of the split is empty; use fewer folds or more recordings")
-        dataset = (
-            grain.MapDataset.source(np.asarray(rows, np.int64))
-            .shuffle(seed=seed)
-            .repeat()
-            .random_map(_LoadItem(self), seed=seed + 1)
-        )
+        rows = np.asarray(rows, np.int64)
+        if self.items.block is None:
+            order = grain.MapDataset.source(rows).shuffle(seed=seed).repeat()
+        else:
+            order = grain.MapDataset.source(BlockOrder(rows, self.items.block[rows], seed))
+        dataset = order.random_map(_LoadItem(self), seed=seed + 1)
         batches = dataset[shard.process_index :: shard.process_count].batch(
             shard.local_batch_size(global_batch_size), drop_remainder=True
         )
@@ -140,6 +148,42 @@ class Loader:
         """A batch of padding: the shapes and types that every batch has."""
         item = self.load_item(PADDING)
         return _stack([item] * batch_size)
+
+
+class BlockOrder:
+    """Rows without end, epoch after epoch, those of a block near each other.
+
+    Args:
+      rows: int64 [N], of the item table.
+      block: int64 [N], the block of each.
+      seed: The order of an epoch depends on it and on the epoch's number only.
+      mixed_blocks: How many blocks are mixed at a time.
+    """
+
+    def __init__(
+        self, rows: np.ndarray, block: np.ndarray, seed: int, mixed_blocks: int = _MIXED_BLOCKS
+    ) -> None:
+        self._rows, self._seed, self._mixed = rows, seed, mixed_blocks
+        _, self._block = np.unique(block, return_inverse=True)
+        self._epoch: tuple[int, np.ndarray] = (-1, rows)
+
+    def __len__(self) -> int:
+        return len(self._rows) * (2**40 // len(self._rows))
+
+    def __getitem__(self, position: int) -> np.int64:
+        epoch, place = divmod(int(position), len(self._rows))
+        # Read once: threads that have reached the next epoch may replace it at any time.
+        number, order = self._epoch
+        if number != epoch:
+            order = self.epoch(epoch)
+            self._epoch = (epoch, order)
+        return order[place]
+
+    def epoch(self, number: int) -> np.ndarray:
+        """The rows of one epoch, int64 [N]."""
+        rng = np.random.default_rng([self._seed, number])
+        group = rng.permutation(self._block.max() + 1)[self._block] // self._mixed
+        return self._rows[np.lexsort((rng.random(len(self._rows)), group))]
 
 
 class _LoadItem(grain.transforms.RandomMap):

@@ -28,11 +28,13 @@ class Moment:
       recording: Index of the recording in the prepared set.
       start_seconds: Where the item begins.
       rng: Explicit generator in training, else None.
+      targets: int32 [S] of a ``frames`` grid (``ItemTable.targets``), else None.
     """
 
     recording: int
     start_seconds: float
     rng: np.random.Generator | None
+    targets: np.ndarray | None = None
 
 
 class FrameWindows:
@@ -90,21 +92,11 @@ class FrameWindows:
         ):
             for place in np.flatnonzero(chunk_of == chunk_number):
                 encoded = chunk.frames[wanted[place] - first_of_chunk[chunk_number]]
-                pictures[place] = self._decode(encoded, recording)
+                pictures[place] = decode_picture(encoded, self.shape[2:], recording)
         frames = pictures[position.reshape(indices.shape)]
         if moment.rng is not None and self._augmentation is not None:
             frames = self._augmentation(frames, moment.rng)
         return frames, np.ones(self._grid.tokens, bool)
-
-    def _decode(self, encoded: bytes, recording: Recording) -> np.ndarray:
-        picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
-        if picture is None or picture.shape != self.shape[2:]:
-            found = "no image" if picture is None else f"an image of shape {picture.shape}"
-            raise BadDataError(
-                f"a stored frame of recording {recording.id!r} holds {found}, not {self.shape[2:]}; "
-                "the prepared data are damaged: delete the folder and prepare again"
-            )
-        return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
 class SignalWindows:
@@ -147,7 +139,11 @@ class SignalWindows:
                 f"stream {stream!r} has no channel {', '.join(unknown)}; this copy of the data has "
                 f"{', '.join(spec.channels)}"
             )
-        self._prepared, self._stream, self._grid, self._normalise = prepared, stream, grid, normaliser
+        if grid.kind == "frames":
+            raise UsageError(
+                f"stream {stream!r} holds samples, which need features='log_mel' in a grid of kind 'frames'"
+            )
+        self._signal, self._grid, self._normalise = StoredSignal(prepared, stream), grid, normaliser
         self._columns = [spec.channels.index(name) for name in channels] or list(range(len(spec.channels)))
         self._least_present, self._presence_channel = least_present, presence_channel
         self._augmentation = augmentation or SignalAugmentation()
@@ -186,8 +182,8 @@ class SignalWindows:
         self, recording: Recording, moment: Moment, tokens: int, window_seconds: float, shift_seconds: float
     ) -> np.ndarray:
         """Normalised windows [tokens, T, C], NaN where missing; a clip has one window whatever is asked."""
-        rows = self._prepared.table(self._stream).rows_of(recording.sources[self._stream])
-        rate, first = self._clock(rows)
+        rows = self._signal.rows_of(recording)
+        rate, first = self._signal.clock(rows)
         if self._whole:
             indices = np.arange(self.shape[1])[None] + round(shift_seconds * rate)
             end_seconds = first + self.shape[1] / rate
@@ -196,10 +192,25 @@ class SignalWindows:
             ends = windows.token_ends(begin, self._grid.window_seconds, tokens)
             indices = windows.trailing_samples(ends, window_seconds, first, rate)
             end_seconds = float(ends[-1])
-        values = self._gather(rows, rate, indices)
+        values = self._signal.gather(rows, rate, indices)
         return self._normalise(values, moment.recording, end_seconds)[..., self._columns]
 
-    def _clock(self, rows: np.ndarray) -> tuple[float, float]:
+
+class StoredSignal:
+    """A stream of samples, to be read by index.
+
+    Args:
+      prepared, stream: Where the samples are.
+    """
+
+    def __init__(self, prepared: PreparedSet, stream: str) -> None:
+        self._prepared, self._stream = prepared, stream
+
+    def rows_of(self, recording: Recording) -> np.ndarray:
+        """The chunks of a recording's source, in time order."""
+        return self._prepared.table(self._stream).rows_of(recording.sources[self._stream])
+
+    def clock(self, rows: np.ndarray) -> tuple[float, float]:
         """The source's rate in Hz and the time of its first sample."""
         table = self._prepared.table(self._stream)
         rate = float(table.rate_hz[rows[0]])
@@ -211,7 +222,7 @@ class SignalWindows:
             )
         return rate, float(table.start_seconds[rows[0]])
 
-    def _gather(self, rows: np.ndarray, rate: float, indices: np.ndarray) -> np.ndarray:
+    def gather(self, rows: np.ndarray, rate: float, indices: np.ndarray) -> np.ndarray:
         """Samples [S, T, all C] at the indices; NaN where nothing was recorded."""
         table = self._prepared.table(self._stream)
         begins = np.round((table.start_seconds[rows] - table.start_seconds[rows[0]]) * rate).astype(np.int64)
@@ -225,6 +236,22 @@ class SignalWindows:
             source_low, source_high = max(low, begin), min(high, begin + len(values))
             span[source_low - low : source_high - low] = values[source_low - begin : source_high - begin]
         return span[indices - low]
+
+
+def decode_picture(encoded: bytes, shape: tuple[int, ...], recording: Recording) -> np.ndarray:
+    """A stored frame as uint8 [H, W, 3], RGB.
+
+    Raises:
+      BadDataError: It is no image of this shape.
+    """
+    picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+    if picture is None or picture.shape != shape:
+        found = "no image" if picture is None else f"an image of shape {picture.shape}"
+        raise BadDataError(
+            f"a stored frame of recording {recording.id!r} holds {found}, not {shape}; "
+            "the prepared data are damaged: delete the folder and prepare again"
+        )
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
 def _as_float(values: np.ndarray) -> np.ndarray:

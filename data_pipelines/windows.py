@@ -172,7 +172,13 @@ def paper_targets(num_frames: int, split: str) -> np.ndarray:
     return ends[:, None] - span + PAPER_STEP_FRAMES * np.arange(PAPER_TOKENS)
 
 
-def paper_token_frames(targets: np.ndarray, available: np.ndarray) -> np.ndarray:
+def paper_token_frames(
+    targets: np.ndarray,
+    available: np.ndarray,
+    *,
+    frames_per_token: int = PAPER_FRAMES_PER_TOKEN,
+    reach_frames: int = PAPER_STEP_FRAMES,
+) -> np.ndarray:
     """Which 8 frames a token sees of the 32 that end at its target (reference facts B2).
 
     Of the n frames that exist among them: every 4th counted back from the newest where all 32 do, every 3rd
@@ -182,9 +188,11 @@ def paper_token_frames(targets: np.ndarray, available: np.ndarray) -> np.ndarray
       targets: int64, any shape.
       available: Numbers of the frames that exist (with a face and, in the paper, a label), strictly
         ascending.
+      frames_per_token: Another number than 8, by the same rule.
+      reach_frames: Another number than 32.
 
     Returns:
-      int64 [..., 8], chronological; `NO_FRAME` all along where none of the 32 exists.
+      int64 [..., frames_per_token], chronological; `NO_FRAME` all along where none of the 32 exists.
 
     Raises:
       ValueError: ``available`` does not ascend strictly from 1 or later.
@@ -193,13 +201,13 @@ def paper_token_frames(targets: np.ndarray, available: np.ndarray) -> np.ndarray
     if available.ndim != 1 or np.any(np.diff(available, prepend=0) <= 0):
         raise ValueError("the frames that exist must be numbers of 1 and more that ascend strictly")
     targets = np.asarray(targets)
-    first = np.searchsorted(available, targets - PAPER_STEP_FRAMES, side="right")
+    first = np.searchsorted(available, targets - reach_frames, side="right")
     past = np.searchsorted(available, targets, side="right")
     count = past - first
-    every = np.maximum(count // PAPER_FRAMES_PER_TOKEN, 1)
-    place = np.arange(PAPER_FRAMES_PER_TOKEN)
-    back = every[..., None] * (PAPER_FRAMES_PER_TOKEN - 1 - place)
-    enough = (count >= PAPER_FRAMES_PER_TOKEN)[..., None]
+    every = np.maximum(count // frames_per_token, 1)
+    place = np.arange(frames_per_token)
+    back = every[..., None] * (frames_per_token - 1 - place)
+    enough = (count >= frames_per_token)[..., None]
     chosen = np.where(
         enough, past[..., None] - 1 - back, first[..., None] + np.minimum(place, count[..., None] - 1)
     )

@@ -121,6 +121,17 @@ class Experiment:
         except (ValueError, TypeError) as error:
             raise UsageError(f"the model of stage {stage!r} cannot be built: {error}") from error
 
+    def of_stage(self, stage: str) -> Experiment:
+        """The same with a loader of what a stage looks at.
+
+        Where tokens are about frames, a stream's own stage must not load the others: what it says of a frame
+        rests on that stream alone, and sound is costly.
+        """
+        if not self.data.has_frames or stage not in self.data.streams:
+            return self
+        loader = dataclasses.replace(self.loader, streams={stage: self.loader.streams[stage]})
+        return dataclasses.replace(self, loader=loader)
+
     def initial_weights(self, stage: str) -> list[tuple[str, str, Path]]:
         """The files that ``config.model.<stream>.weights`` and ``config.model.fusion_weights`` name.
 
@@ -253,6 +264,9 @@ def make_experiment(config: Config, data: Data, *, fold: int, seed: int) -> Expe
         part: np.array([row for name in getattr(split, part) for row in recording_rows[name]], np.int64)
         for part in ("train", "validation", "test")
     }
+    if data.has_frames:
+        # A sequence without any label teaches nothing.
+        rows["train"] = rows["train"][data.items.label_mask[rows["train"]].any((1, 2))]
     loss = _make_loss(config, data.task)
     training = frozenset(int(number) for number in np.unique(data.items.recording[rows["train"]]))
     windows = {

@@ -45,6 +45,7 @@ class Stage:
         workdir: Path,
         metrics_file: logging.MetricsFile,
     ) -> None:
+        experiment = experiment.of_stage(name)
         options = experiment.config.training[name]
         arithmetic = runtime.check_batch_size(f"training.{name}.global_batch_size", options.global_batch_size)
         self._accumulation_steps, self._ema_decay = _check_options(name, options, runtime)

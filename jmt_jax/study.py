@@ -29,18 +29,18 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     ``workdir/results.json`` is over all of them. A run that is finished is not repeated.
 
     Returns:
-      What ``workdir/results.json`` holds.
+      What ``workdir/results.json`` holds (``results_<part>.json`` where ``eval.split`` is another part).
     """
-    data = open_data(config)
+    data, part = open_data(config), config.eval.split
     _write_config(config, workdir)
     runs = _runs(config, data, workdir)
     outcomes, written = [], {}
     for number, one in enumerate(runs, start=1):
         experiment = make_experiment(config, data, fold=one.fold, seed=one.seed)
         evaluate.check(experiment)
-        if evaluate.results_path(one.folder, "test").exists():
+        if evaluate.results_path(one.folder, part).exists():
             logging.info(f"fold {one.fold + 1}, seed {one.seed} is finished: {one.folder}")
-            written = evaluate.results.read(evaluate.results_path(one.folder, "test"))
+            written = evaluate.results.read(evaluate.results_path(one.folder, part))
         else:
             if len(runs) > 1:
                 logging.info(f"run {number} of {len(runs)}: fold {one.fold + 1}, seed {one.seed}")
@@ -48,10 +48,10 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
             if jax.process_index() == 0:
                 rows = logging.MetricsFile(one.folder, is_main=False).rows()
                 report.learning_curves(one.folder / "learning_curves.png", rows, sample=data.is_sample)
-        outcomes.append(evaluate.load_outcome(experiment, one.folder))
+        outcomes.append(evaluate.load_outcome(experiment, one.folder, part))
     if len(runs) > 1:
         written = evaluate.summarise(
-            config, data, outcomes, workdir, part="test", is_main=jax.process_index() == 0
+            config, data, outcomes, workdir, part=part, is_main=jax.process_index() == 0
         )
     return written
 

@@ -30,7 +30,7 @@ class Run:
 def train_and_evaluate(
     config: Config, workdir: Path, *, data: Data | None = None, fold: int = 0, seed: int = 0
 ) -> Run:
-    """Trains all stages of one fold with one seed, then evaluates the test part once.
+    """Trains all stages of one fold with one seed, then evaluates the part ``eval.split`` once.
 
     Called again with the same folder it goes on where it was.
 
@@ -63,7 +63,9 @@ def train_and_evaluate(
     metrics_file.close()
 
     seconds["total"] = time.monotonic() - started
-    return Run(variables, evaluate.evaluate_run(experiment, runtime, variables, workdir, seconds=seconds))
+    part = config.eval.split
+    written = evaluate.evaluate_run(experiment, runtime, variables, workdir, part=part, seconds=seconds)
+    return Run(variables, written)
 
 
 def _log_experiment(experiment: Experiment) -> None:

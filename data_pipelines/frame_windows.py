@@ -1,0 +1,235 @@
+"""What tokens of a ``frames`` grid see: frames that end at their target, and sound that ends there."""
+
+from __future__ import annotations
+
+import collections
+import threading
+from typing import Any
+
+import numpy as np
+
+from data_pipelines import windows
+from data_pipelines.augment import FrameAugmentation
+from data_pipelines.errors import UsageError
+from data_pipelines.frame_items import PADDING, usable_frames
+from data_pipelines.items import Grid
+from data_pipelines.media import audio
+from data_pipelines.recording import Recording
+from data_pipelines.source import PreparedSet
+from data_pipelines.stream_windows import Moment, StoredSignal, decode_picture
+
+DEFAULT_DECODED_BYTES = 256 * 2**20
+
+
+class TargetFrameWindows:
+    """Frames that end at each token's target, uint8 [S, F, H, W, 3] (`windows.paper_token_frames`).
+
+    Frames that are not stored (no face was found) are passed over; a token that none is stored for is masked.
+    Decoded frames are kept while items of the same block follow each other: each is decoded once for all of
+    them, not once for each token that sees it.
+
+    Args:
+      prepared, stream: Where the frames are.
+      grid: A ``frames`` grid.
+      frames: F.
+      reach_frames: How many frames, the target among them, a token looks back on.
+      decoded_bytes: Most that decoded frames take up in memory, in each process.
+      augmentation: Applied in training; one draw for all frames of an item.
+    """
+
+    def __init__(
+        self,
+        prepared: PreparedSet,
+        stream: str,
+        grid: Grid,
+        *,
+        frames: int = windows.PAPER_FRAMES_PER_TOKEN,
+        reach_frames: int = windows.PAPER_STEP_FRAMES,
+        decoded_bytes: int = DEFAULT_DECODED_BYTES,
+        augmentation: FrameAugmentation | None = None,
+    ) -> None:
+        if frames < 1 or reach_frames < frames:
+            raise UsageError(
+                f"stream {stream!r} has frames={frames} out of reach_frames={reach_frames}; expected at "
+                "least 1, and no more than there are"
+            )
+        self._prepared, self._stream, self._grid = prepared, stream, grid
+        self._frames, self._reach = frames, reach_frames
+        self._augmentation = augmentation
+        spec = prepared.streams[stream]
+        self.shape = (grid.tokens, frames, spec.height, spec.width, 3)
+        self.dtype = np.uint8
+        self.mask_length = grid.tokens
+        self._decoded = _DecodedFrames(decoded_bytes)
+
+    def read(self, recording: Recording, moment: Moment) -> tuple[np.ndarray, np.ndarray]:
+        """The frames of one item and the mask [S]."""
+        targets = moment.targets
+        pictures = np.zeros(self.shape, np.uint8)
+        real = targets[targets != PADDING]
+        if not len(real):
+            return pictures, np.zeros(len(targets), bool)
+        first = max(int(real.min()) - self._reach + 1, 0)
+        if first >= len(recording.annotation.times_seconds):
+            return pictures, np.zeros(len(targets), bool)
+        seen = usable_frames(self._prepared, recording, self._stream, self._grid, first, int(real.max()))
+        numbers = windows.paper_token_frames(
+            targets.astype(np.int64) + 1,
+            seen.numbers,
+            frames_per_token=self._frames,
+            reach_frames=self._reach,
+        )
+        mask = (numbers[:, -1] != windows.NO_FRAME) & (targets != PADDING)
+        if mask.any():
+            wanted, position = np.unique(numbers[mask], return_inverse=True)
+            places = seen.places[np.searchsorted(seen.numbers, wanted)]
+            decoded = self._read_places(recording, places)
+            pictures[mask] = decoded[position.reshape(numbers[mask].shape)]
+            if moment.rng is not None and self._augmentation is not None:
+                pictures[mask] = self._augmentation(pictures[mask], moment.rng)
+        return pictures, mask
+
+    def _read_places(self, recording: Recording, places: np.ndarray) -> np.ndarray:
+        """Decoded frames uint8 [N, H, W, 3] at places within the recording's source."""
+        table = self._prepared.table(self._stream)
+        rows = table.rows_of(recording.sources[self._stream])
+        first_of_chunk = np.concatenate([[0], np.cumsum(table.length[rows])])
+        chunk_of = np.searchsorted(first_of_chunk, places, side="right") - 1
+        pictures = np.empty((len(places), *self.shape[2:]), np.uint8)
+        for number in np.unique(chunk_of):
+            row, chunk = int(rows[number]), None
+            for at in np.flatnonzero(chunk_of == number):
+                inside = int(places[at] - first_of_chunk[number])
+                picture = self._decoded.find(row, inside)
+                if picture is None:
+                    if chunk is None:
+                        (chunk,) = self._prepared.read(self._stream, [row])
+                    picture = decode_picture(chunk.frames[inside], self.shape[2:], recording)
+                    self._decoded.add(row, inside, picture)
+                pictures[at] = picture
+        return pictures
+
+
+class LogMelWindows:
+    """Log-mel spectrograms of the sound that ends at each token's target, float32 [S, mels, frames].
+
+    Silence stands before the first sample, as in the paper (facts A8, 8). A token is masked where nothing was
+    recorded in all of its window, or its target lies past the recording's end.
+
+    Args:
+      prepared, stream: Where the sound is: one channel.
+      grid: A ``frames`` grid.
+      window_seconds: Length of the window. The paper's is 45599 samples at 44.1 kHz, 1.034 s.
+      reach_frames: Above 0, what is older than the time of the frame that many before the target is silence
+        too, as the paper has it with 32. Deviation: where so many frames are longer than the window, the
+        newest part is kept; the reference's spectrograms would differ in length.
+      mels, fft_samples, window_samples, hop_samples: As `media.audio.log_mel` has them.
+    """
+
+    def __init__(
+        self,
+        prepared: PreparedSet,
+        stream: str,
+        grid: Grid,
+        *,
+        window_seconds: float = audio.PAPER_CLIP_SAMPLES / audio.PAPER_RATE_HZ,
+        reach_frames: int = 0,
+        mels: int = 64,
+        fft_samples: int = 1024,
+        window_samples: int = 882,
+        hop_samples: int = 441,
+    ) -> None:
+        spec = prepared.streams[stream]
+        if len(spec.channels) != 1:
+            raise UsageError(
+                f"features='log_mel' is for one channel of sound; stream {stream!r} has "
+                f"{', '.join(spec.channels)}"
+            )
+        samples = round(window_seconds * spec.rate_hz)
+        if (
+            samples <= fft_samples // 2
+            or not 0 < window_samples <= fft_samples
+            or hop_samples < 1
+            or mels < 1
+        ):
+            raise UsageError(
+                f"stream {stream!r}: a window of {samples} samples cannot give {mels} mels with fft_samples="
+                f"{fft_samples}, window_samples={window_samples}, hop_samples={hop_samples}; expected a "
+                "window longer than half of fft_samples, and window_samples no longer than fft_samples"
+            )
+        self._signal = StoredSignal(prepared, stream)
+        self._window_seconds, self._reach = samples / spec.rate_hz, reach_frames
+        self._options = {
+            "mels": mels,
+            "fft_samples": fft_samples,
+            "window_samples": window_samples,
+            "hop_samples": hop_samples,
+        }
+        self.shape = (grid.tokens, mels, 1 + samples // hop_samples)
+        self.dtype = np.float32
+        self.mask_length = grid.tokens
+
+    def read(self, recording: Recording, moment: Moment) -> tuple[np.ndarray, np.ndarray]:
+        """The spectrograms of one item and the mask [S]."""
+        clock, targets = recording.annotation.times_seconds, moment.targets
+        spectrograms = np.zeros(self.shape, np.float32)
+        mask = (targets != PADDING) & (targets < len(clock))
+        if not mask.any():
+            return spectrograms, mask
+        targets = targets[mask]
+        rows = self._signal.rows_of(recording)
+        rate, first = self._signal.clock(rows)
+        indices = windows.trailing_samples(clock[targets], self._window_seconds, first, rate)
+        waves = self._signal.gather(rows, rate, indices)[..., 0]
+        if self._reach:
+            oldest = clock[np.maximum(targets - self._reach, 0)]
+            waves[indices < np.round((oldest - first) * rate)[:, None]] = np.nan
+        present = np.isfinite(waves)
+        heard = present.any(-1)
+        mask[mask] = heard
+        if heard.any():
+            waves = np.where(present, waves, 0)[heard]
+            spectrograms[mask] = audio.log_mel(waves, rate, **self._options)
+        return spectrograms, mask
+
+
+class _DecodedFrames:
+    """Decoded frames of the chunks that were asked for last, up to a number of bytes; threads share it."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._clear()
+
+    def find(self, row: int, inside: int) -> np.ndarray | None:
+        """Frame number ``inside`` of the chunk in this row, if it is there."""
+        with self._lock:
+            chunk = self._chunks.get(row)
+            if chunk is None:
+                return None
+            self._chunks.move_to_end(row)
+            return chunk.get(inside)
+
+    def add(self, row: int, inside: int, picture: np.ndarray) -> None:
+        """Keeps a frame; the chunks that were not asked for longest go."""
+        with self._lock:
+            chunk = self._chunks.setdefault(row, {})
+            self._chunks.move_to_end(row)
+            if inside not in chunk:
+                chunk[inside] = picture
+                self._bytes += picture.nbytes
+            while self._bytes > self._max_bytes and self._chunks:
+                _, old = self._chunks.popitem(last=False)
+                self._bytes -= sum(picture.nbytes for picture in old.values())
+
+    def _clear(self) -> None:
+        self._lock = threading.Lock()
+        self._chunks: collections.OrderedDict[int, dict[int, np.ndarray]] = collections.OrderedDict()
+        self._bytes = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker process decodes for itself.
+        return {"_max_bytes": self._max_bytes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._clear()

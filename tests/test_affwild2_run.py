@@ -1,0 +1,70 @@
+"""The Affwild2 configuration, shrunk: from nothing to results of validation, and the test videos' files."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+
+from jmt_jax import challenge, results, study
+from jmt_jax.experiment import make_experiment, open_data
+
+STAGES = ("visual", "audio", "fusion")
+
+
+@pytest.fixture(scope="module")
+def finished(cache_dir, tmp_path_factory):
+    """A finished run: (config, folder, results)."""
+    # A fusion that compiles at once; the JMT is built in test_study.
+    config = tiny.shrunk("affwild2", cache_dir, model__fusion="concat", model__concat__dim=8)
+    workdir = tmp_path_factory.mktemp("run")
+    return config, workdir, study.run(config, workdir)
+
+
+def test_from_nothing_to_results_of_validation(finished):
+    config, workdir, written = finished
+    assert json.loads((workdir / "results_validation.json").read_text()) == written
+    assert not (workdir / "results.json").exists()
+    assert written["protocol"] == "official" and written["sample"] and written["unit"] == "recording"
+    for name in ("ccc_valence", "ccc_arousal", "ccc_mean", "rmse_mean", "sagr_mean"):
+        assert np.isfinite(written["metrics"][name]["value"])
+    assert {"unsmoothed", "mean_over_recordings"} <= set(written["variants"])
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert tuple(dict.fromkeys(row["stage"] for row in rows)) == STAGES
+    table, names = results.load_predictions(workdir / "predictions" / "validation.csv")
+    assert names == ("valence", "arousal") and np.isfinite(table.outputs).all()
+    recordings = [r for r in open_data(config).prepared.recordings if r.group == "validation"]
+    assert len(table.labels) == sum(len(r.annotation.values) for r in recordings)
+
+
+def test_the_same_command_again_repeats_nothing(finished):
+    config, workdir, written = finished
+    before = (workdir / "metrics.jsonl").read_bytes()
+    assert study.run(config, workdir) == written
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_test_videos_have_challenge_files_with_every_frame(finished):
+    config, workdir, _ = finished
+    config = config.copy_and_resolve_references()
+    config.eval.split = "test"
+    written = study.run_evaluation(config, workdir)
+    assert written["metrics"]["ccc_mean"]["value"] is None
+    recordings = [r for r in open_data(config).prepared.recordings if r.group == "test"]
+    assert len(list((workdir / "challenge").iterdir())) == len(recordings) == 1
+    for recording in recordings:
+        values = challenge.read(workdir / "challenge" / f"{recording.id}.txt")
+        assert len(values) == len(recording.annotation.values) and np.abs(values).max() <= 1
+
+
+def test_a_streams_own_stage_loads_that_stream_alone(finished):
+    config, _, _ = finished
+    experiment = make_experiment(config, open_data(config), fold=0, seed=0)
+    assert set(experiment.of_stage("audio").loader.streams) == {"audio"}
+    assert experiment.of_stage("fusion").loader is experiment.loader
+    train = experiment.rows["train"]
+    assert experiment.data.items.label_mask[train].any((1, 2)).all()
+    groups = [experiment.data.prepared.recordings[n].group for n in experiment.data.items.recording[train]]
+    assert set(groups) == {"train"}
