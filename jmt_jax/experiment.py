@@ -122,12 +122,8 @@ class Experiment:
             raise UsageError(f"the model of stage {stage!r} cannot be built: {error}") from error
 
     def of_stage(self, stage: str) -> Experiment:
-        """The same with a loader of what a stage looks at.
-
-        Where tokens are about frames, a stream's own stage must not load the others: what it says of a frame
-        rests on that stream alone, and sound is costly.
-        """
-        if not self.data.has_frames or stage not in self.data.streams:
+        """The same with a loader of what a stage looks at: a stream's own stage does not load the others."""
+        if stage not in self.data.streams:
             return self
         loader = dataclasses.replace(self.loader, streams={stage: self.loader.streams[stage]})
         return dataclasses.replace(self, loader=loader)
