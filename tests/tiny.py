@@ -63,7 +63,7 @@ STRESS = {
 AFFWILD2 = {
     "data.reader.size": 16,
     "data.reader.sound_rate_hz": 8000,
-    "data.sample.train": 4,
+    "data.sample.train": 2,
     "data.sample.validation": 2,
     "data.sample.test": 1,
     "data.sample.seconds": 2.5,
