@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 import scipy.special
@@ -205,19 +206,23 @@ def evaluate_checkpoint(
         )
     checkpoints = Checkpoints(folder, read_only=True)
     step = _find_step(checkpoints, str(config.eval.checkpoint), folder)
-    model = experiment.model("evaluation", None)
-    example = experiment.loader.example_batch(1)
-    like = jax.eval_shape(
-        lambda batch: model.init(jax.random.key(0), batch["inputs"], batch["masks"], train=False), example
-    )
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=runtime.replicated),
-        {"batch_stats": {}, **like},
-    )
+    like = abstract_variables(experiment, experiment.model("evaluation", None), runtime)
     variables = checkpoints.restore_variables(step, like)
     logging.info(f"evaluating checkpoint {step} of stage {stage} on the {config.eval.split} part")
     return evaluate_run(
         experiment, runtime, variables, workdir, part=config.eval.split, seconds=seconds or {}
+    )
+
+
+def abstract_variables(experiment: Experiment, model: nn.Module, runtime: Runtime) -> Params:
+    """Shapes, types and placement of a model's variables, to restore into; nothing is computed."""
+    example = experiment.loader.example_batch(1)
+    shapes = jax.eval_shape(
+        lambda batch: model.init(jax.random.key(0), batch["inputs"], batch["masks"], train=False), example
+    )
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=runtime.replicated),
+        {"batch_stats": {}, **shapes},
     )
 
 

@@ -118,7 +118,8 @@ class Stage:
             raise BadDataError(
                 f"{folder} is at step {latest} of {self._total_steps}; run that study to its end first"
             )
-        best = checkpoints.restore_variables(checkpoints.best_step(), self._initial_variables({"params": {}}))
+        like = evaluate.abstract_variables(self._experiment, self._model, self._runtime)
+        best = checkpoints.restore_variables(checkpoints.best_step(), like)
         checkpoints.close()
         logging.info(f"stage {self._name}: taken from {folder}")
         return best
