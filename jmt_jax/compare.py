@@ -1,0 +1,178 @@
+"""Finished runs side by side: ``python -m jmt_jax.compare RUN RUN ... [--metric=auroc]``.
+
+Prints a Markdown table with a line a run: its streams, its fusion, the metric with its interval, and the
+first run's metric minus this one's on the very same people (recordings, where results are by frame). The
+controls of the first run follow. Runs are refused that do not hold the same people, labels or seeds' folds,
+since a difference between them would say nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.errors import BadDataError, UsageError
+from jmt_jax import frame_tables, results, run_config, statistics
+from jmt_jax.statistics import Interval, Predictions
+from jmt_jax.trained_backbones import fold_folder
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+    """What a run has written about one part.
+
+    Attributes:
+      folder: Its folder.
+      config: Its configuration.
+      written: Its ``results.json``.
+      tables: One a seed, the folds joined; by frame smoothed as the headline figures are.
+      controls: Control name to tables in the same order.
+    """
+
+    folder: Path
+    config: Any
+    written: dict[str, Any]
+    tables: list[Predictions]
+    controls: dict[str, list[Predictions]]
+
+
+def load(folder: Path, part: str = "test") -> FinishedRun:
+    """Reads a finished run.
+
+    Raises:
+      BadDataError: There is none, or it has no results about that part.
+    """
+    if not (folder / "config.json").is_file():
+        raise BadDataError(f"{folder} is no run (no config.json); name the --workdir of finished runs")
+    config = run_config.get_config(str(folder / "config.json"))
+    suffix = "" if part == "test" else f"_{part}"
+    written = results.read(folder / f"results{suffix}.json")
+    metric = _metric(written)
+    tables = _tables(folder, written, f"{part}.csv")
+    if isinstance(metric, statistics.RegressionMetric) and written["unit"] == "recording":
+        tables, _ = frame_tables.headline_and_variants(
+            config, metric, tables, {"num_resamples": 0, "seed": 0}
+        )
+    controls = {
+        name: _tables(folder, written, f"{part}_{name}.csv") for name in written.get("controls") or {}
+    }
+    return FinishedRun(folder, config, written, tables, controls)
+
+
+def _metric(written: dict[str, Any]) -> statistics.MetricFn:
+    if "confusion_matrix" in written and written["confusion_matrix"]:
+        return statistics.classification_metric
+    names = [name.removeprefix("ccc_") for name in written["metrics"] if name.startswith("ccc_")]
+    return statistics.regression_metric([name for name in names if name != "mean"])
+
+
+def _tables(folder: Path, written: dict[str, Any], file: str) -> list[Predictions]:
+    """One table of predictions a seed."""
+    parts = written["split"]["parts"]
+    by_seed: dict[int, list[Predictions]] = {}
+    for part in parts:
+        one = folder if len(parts) == 1 else fold_folder(folder, part["fold"], part["seed"])
+        table, _ = results.load_predictions(one / "predictions" / file)
+        by_seed.setdefault(part["seed"], []).append(table)
+    return [statistics.join(tables) for tables in by_seed.values()]
+
+
+def check_comparable(first: FinishedRun, other: FinishedRun) -> None:
+    """Raises UsageError unless both runs predict the same rows with the same labels and as many seeds."""
+    for name, of in (
+        ("seeds", lambda run: sorted({part["seed"] for part in run.written["split"]["parts"]})),
+        ("folds", lambda run: sorted({part["fold"] for part in run.written["split"]["parts"]})),
+        ("protocol", lambda run: run.written["protocol"]),
+        ("task", lambda run: run.written["data"]["task"]),
+    ):
+        if of(first) != of(other):
+            raise UsageError(
+                f"{other.folder} has {name} {of(other)}, {first.folder} has {of(first)}; runs are compared "
+                "over the same ones only"
+            )
+    for ours, theirs in zip(first.tables, other.tables, strict=True):
+        if ours.recordings != theirs.recordings or not (
+            np.array_equal(ours.labels, theirs.labels, equal_nan=True)
+            and np.array_equal(ours.mask, theirs.mask)
+        ):
+            raise UsageError(
+                f"{other.folder} and {first.folder} do not predict the same rows with the same labels; give "
+                "both the same data, protocol and eval.split"
+            )
+
+
+def table(runs: Sequence[FinishedRun], metric_name: str = "", num_resamples: int = 1000) -> str:
+    """The Markdown table.
+
+    Args:
+      runs: The first is the one that the others are set against.
+      metric_name: One of its metrics; "" is the one that selected its checkpoints.
+      num_resamples: Draws of the bootstrap.
+    """
+    first = runs[0]
+    metric_name = metric_name or _selection(first)
+    if metric_name not in first.written["metrics"]:
+        known = ", ".join(first.written["metrics"])
+        raise UsageError(f"--metric={metric_name} is none of the runs' metrics: {known}")
+    for other in runs[1:]:
+        check_comparable(first, other)
+    metric, unit = _metric(first.written), first.written["unit"]
+    draws = {"num_resamples": num_resamples, "seed": 0}
+    lines = [
+        f"| run | streams | fusion | {metric_name} | first minus this, per {unit} |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    rows = [(run.folder.name, run.config.model.streams, run.config.model.fusion, run.tables) for run in runs]
+    rows += [(f"control: {name}", "", "", tables) for name, tables in first.controls.items()]
+    for number, (name, streams, fusion, tables) in enumerate(rows):
+        value = statistics.subject_bootstrap(metric, tables, **draws)[metric_name]
+        difference = ""
+        if number:
+            paired = statistics.paired_difference(metric, first.tables, tables, unit="subject", **draws)
+            difference = _shown(paired[metric_name])
+        lines.append(f"| {name} | {streams} | {fusion} | {_shown(value)} | {difference} |")
+    seeds = len(first.tables)
+    lines += ["", f"{value.subjects} {unit}s, {seeds} seed{'s' if seeds > 1 else ''}, 95 % intervals."]
+    if first.written["sample"]:
+        lines.append("These are results on the built-in sample; they say nothing about real people.")
+    return "\n".join(lines)
+
+
+def _selection(run: FinishedRun) -> str:
+    chosen = run.config.eval.select
+    return chosen or ("accuracy" if "accuracy" in run.written["metrics"] else "ccc_mean")
+
+
+def _shown(interval: Interval) -> str:
+    if interval.value is None:
+        return "undefined"
+    if interval.ci95 is None:
+        return f"{interval.value:.3f}"
+    return f"{interval.value:.3f} [{interval.ci95[0]:.3f}, {interval.ci95[1]:.3f}]"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m jmt_jax.compare", description=__doc__.partition("\n")[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of finished runs")
+    parser.add_argument(
+        "--metric", default="", help="which metric (default: the one that selects checkpoints)"
+    )
+    parser.add_argument("--split", default="test", help="the part that was evaluated (default: test)")
+    options = parser.parse_args(arguments)
+    try:
+        print(table([load(folder, options.split) for folder in options.runs], options.metric))
+    except (UsageError, BadDataError) as error:
+        print(f"{'usage' if error.exit_code == 2 else 'data'} error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
