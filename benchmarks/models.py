@@ -294,6 +294,7 @@ def main() -> None:
         command = [sys.executable, __file__, f"--measure={row}", f"--rounds={arguments.rounds}"]
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         table.append(line(row, json.loads(output.splitlines()[-1])))
+        print("  ".join(table[-1]), file=sys.stderr, flush=True)  # what is measured survives the rows to come
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for cells in table:
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
