@@ -13,7 +13,7 @@ from data_pipelines.augment import FrameAugmentation
 from data_pipelines.errors import UsageError
 from data_pipelines.frame_items import PADDING, usable_frames
 from data_pipelines.items import Grid
-from data_pipelines.media import audio
+from data_pipelines.media import audio, spectrogram
 from data_pipelines.recording import Recording
 from data_pipelines.source import PreparedSet
 from data_pipelines.stream_windows import Moment, StoredSignal, decode_picture
@@ -123,7 +123,7 @@ class LogMelWindows:
       reach_frames: Above 0, what is older than the time of the frame that many before the target is silence
         too, as the paper has it with 32. Deviation: where so many frames are longer than the window, the
         newest part is kept; the reference's spectrograms would differ in length.
-      mels, fft_samples, window_samples, hop_samples: As `media.audio.log_mel` has them.
+      mels, fft_samples, window_samples, hop_samples: As `media.spectrogram.log_mel` has them.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class LogMelWindows:
                 "window longer than half of fft_samples, and window_samples no longer than fft_samples"
             )
         self._signal = StoredSignal(prepared, stream)
-        self._window_seconds, self._reach = samples / spec.rate_hz, reach_frames
+        self._samples, self._reach = samples, reach_frames
         self._options = {
             "mels": mels,
             "fft_samples": fft_samples,
@@ -179,17 +179,15 @@ class LogMelWindows:
         targets = targets[mask]
         rows = self._signal.rows_of(recording)
         rate, first = self._signal.clock(rows)
-        indices = windows.trailing_samples(clock[targets], self._window_seconds, first, rate)
-        waves = self._signal.gather(rows, rate, indices)[..., 0]
+        end = np.round((clock[targets] - first) * rate).astype(np.int64)
+        begin = end - self._samples
         if self._reach:
             oldest = clock[np.maximum(targets - self._reach, 0)]
-            waves[indices < np.round((oldest - first) * rate)[:, None]] = np.nan
-        present = np.isfinite(waves)
-        heard = present.any(-1)
+            begin = np.maximum(begin, np.round((oldest - first) * rate).astype(np.int64))
+        waves, heard = self._signal.gather_trailing(rows, rate, begin, end, self._samples)
         mask[mask] = heard
         if heard.any():
-            waves = np.where(present, waves, 0)[heard]
-            spectrograms[mask] = audio.log_mel(waves, rate, **self._options)
+            spectrograms[mask] = spectrogram.log_mel(waves[heard], rate, **self._options)
         return spectrograms, mask
 
 

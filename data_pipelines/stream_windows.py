@@ -237,6 +237,43 @@ class StoredSignal:
             span[source_low - low : source_high - low] = values[source_low - begin : source_high - begin]
         return span[indices - low]
 
+    def gather_trailing(
+        self, rows: np.ndarray, rate: float, begin: np.ndarray, end: np.ndarray, length: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Samples begin[i] to end[i] of a stream of one channel, as stored, at the end of zeros.
+
+        Args:
+          rows: The chunks of the source.
+          rate: Its rate in Hz.
+          begin, end: int64 [S]; samples that were not recorded, or are older than ``length`` before the end,
+            are zeros.
+          length: T.
+
+        Returns:
+          [S, T] in the type that is stored, and bool [S]: False where nothing was recorded in the window.
+        """
+        table = self._prepared.table(self._stream)
+        begin = np.maximum(begin, end - length)
+        starts = np.round((table.start_seconds[rows] - table.start_seconds[rows[0]]) * rate).astype(np.int64)
+        stops = starts + table.length[rows]
+        touched = np.flatnonzero((starts < end.max()) & (stops > begin.min()))
+        waves = np.zeros((len(end), length), self._prepared.streams[self._stream].dtype)
+        heard = np.zeros(len(end), bool)
+        chunks = self._prepared.read(self._stream, rows[touched])
+        for start, stop, chunk in zip(starts[touched], stops[touched], chunks, strict=True):
+            for token in np.flatnonzero((begin < stop) & (end > start)):
+                low, high = max(begin[token], start), min(end[token], stop)
+                first = end[token] - length
+                samples = chunk.values[low - start : high - start, 0]
+                if samples.dtype != np.int16:
+                    missing = np.isnan(samples)
+                    samples = np.where(missing, 0, samples)
+                    heard[token] |= not missing.all()
+                else:
+                    heard[token] = True
+                waves[token, low - first : high - first] = samples
+        return waves, heard
+
 
 def decode_picture(encoded: bytes, shape: tuple[int, ...], recording: Recording) -> np.ndarray:
     """A stored frame as uint8 [H, W, 3], RGB.

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.errors import BadDataError
-from data_pipelines.media import audio, video
+from data_pipelines.media import audio, spectrogram, video
 
 FORMATS = {"pcm_s16le": "s16", "pcm_f32le": "flt", "aac": "fltp", "flac": "s16", "libmp3lame": "fltp"}
 
@@ -54,39 +54,39 @@ def whole(path, **options):
 def test_clips_are_looked_at_each_on_its_own():
     rng = np.random.default_rng(0)
     waves = rng.standard_normal((2, 3, 3000)).astype(np.float32) * np.array([[[1], [0.1], [0.001]]])
-    together = audio.log_mel(waves, 16000)
+    together = spectrogram.log_mel(waves, 16000)
     assert together.shape == (2, 3, 64, 7)
     for index in np.ndindex(2, 3):
-        np.testing.assert_array_equal(together[index], audio.log_mel(waves[index], 16000))
+        np.testing.assert_array_equal(together[index], spectrogram.log_mel(waves[index], 16000))
 
 
 def test_silence_and_the_floor():
-    silence = audio.log_mel(np.zeros(2000, np.int16), 44100)
+    silence = spectrogram.log_mel(np.zeros(2000, np.int16), 44100)
     np.testing.assert_allclose(silence, (-100 + 14.8) / 19.895, rtol=1e-6)
-    burst = audio.left_pad(tone(0.1, 44100), audio.PAPER_CLIP_SAMPLES)
-    levels = audio.log_mel(burst, 44100)
+    burst = spectrogram.left_pad(tone(0.1, 44100), audio.PAPER_CLIP_SAMPLES)
+    levels = spectrogram.log_mel(burst, 44100)
     assert levels.shape == (64, 104)
     assert np.ptp(levels) == pytest.approx(80 / 19.895, rel=1e-5)
     assert levels.argmax() % 104 > 90  # the sound is at the end
 
 
 def test_padding_goes_before_the_sound():
-    assert audio.left_pad(np.array([[1, 2]], np.int16), 4).tolist() == [[0, 0, 1, 2]]
-    assert audio.left_pad(np.arange(3), 2).tolist() == [0, 1, 2]
+    assert spectrogram.left_pad(np.array([[1, 2]], np.int16), 4).tolist() == [[0, 0, 1, 2]]
+    assert spectrogram.left_pad(np.arange(3), 2).tolist() == [0, 1, 2]
 
 
 def test_a_tone_lies_in_its_filter():
-    filters = audio.mel_filters(44100, 64, 1024)
+    filters = spectrogram.mel_filters(44100, 64, 1024)
     for frequency in (300.0, 1000.0, 5000.0):
-        found = audio.log_mel(tone(0.2, 44100, frequency), 44100).mean(1).argmax()
+        found = spectrogram.log_mel(tone(0.2, 44100, frequency), 44100).mean(1).argmax()
         assert abs(found - filters[round(frequency * 1024 / 44100)].argmax()) <= 1
 
 
 def test_waves_that_cannot_be():
     with pytest.raises(ValueError, match="at least 513"):
-        audio.log_mel(np.zeros(512, np.int16), 44100)
+        spectrogram.log_mel(np.zeros(512, np.int16), 44100)
     with pytest.raises(ValueError, match="int32"):
-        audio.log_mel(np.zeros(2000, np.int32), 44100)
+        spectrogram.log_mel(np.zeros(2000, np.int32), 44100)
 
 
 # --- decoding ---
@@ -252,7 +252,7 @@ def test_a_damaged_file_is_read_or_refused(intact, tmp_path_factory, kind, seed)
 def test_real_files(shared):
     pieces, speech = whole(shared / "media" / "obama_speech.mp4", rate_hz=16000)
     assert len(speech) == pytest.approx(8.73 * 16000, rel=0.01) and pieces[0].time_seconds == 0
-    assert audio.log_mel(speech[:45599], 16000).shape == (64, 104)
+    assert spectrogram.log_mel(speech[:45599], 16000).shape == (64, 104)
     pieces, sound = whole(shared / "media" / "face_noface.mov")
     assert pieces[0].time_seconds == pytest.approx(2.43, abs=0.01)
     assert len(sound) == pytest.approx(3.97 * 44100, rel=0.01)

@@ -16,7 +16,7 @@ from data_pipelines.datasets import make_stream_windows
 from data_pipelines.errors import BadDataError, UsageError
 from data_pipelines.items import Grid, make_items
 from data_pipelines.loader import BlockOrder, Loader
-from data_pipelines.media import audio
+from data_pipelines.media import spectrogram
 from data_pipelines.recording import Annotation, Chunk, Recording, StreamSpec
 from data_pipelines.source import make_table
 from data_pipelines.tasks import find_task
@@ -246,8 +246,8 @@ def test_sound_ends_at_the_target_and_begins_with_silence():
                 assert not item["masks"]["audio"][token] and not item["inputs"]["audio"][token].any()
                 continue
             end = round(video.times[frame] * RATE_HZ)
-            wave = audio.left_pad(video.pcm[max(end - 1000, 0) : end], 1000)
-            wanted = audio.log_mel(wave, RATE_HZ, **options)
+            wave = spectrogram.left_pad(video.pcm[max(end - 1000, 0) : end], 1000)
+            wanted = spectrogram.log_mel(wave, RATE_HZ, **options)
             np.testing.assert_array_equal(item["inputs"]["audio"][token], wanted)
             assert item["masks"]["audio"][token]
 
@@ -260,7 +260,7 @@ def test_the_papers_sound_reaches_back_to_the_frame_32_before():
     item = loader.load_item(3)
     for token, frame in enumerate(loader.items.token_frames[3][:9]):
         first, end = (round(video.times[max(f, 0)] * RATE_HZ) for f in (frame - 32, frame))
-        wanted = audio.log_mel(audio.left_pad(video.pcm[first:end], 4000), RATE_HZ, **options)
+        wanted = spectrogram.log_mel(spectrogram.left_pad(video.pcm[first:end], 4000), RATE_HZ, **options)
         np.testing.assert_array_equal(item["inputs"]["audio"][token], wanted)
 
 

@@ -1,10 +1,9 @@
-"""Sound: decoded to mono PCM by its timestamps, and its log-mel spectrogram."""
+"""Sound: decoded to mono PCM by its timestamps."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import math
 import os
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ from typing import Literal
 
 import av
 import numpy as np
-from scipy import fft
 
 from data_pipelines.errors import BadDataError
 from data_pipelines.recording import MAX_CHUNK_SECONDS, Chunk
@@ -31,102 +29,6 @@ _DTYPES = ("int16", "float32")
 # Containers that know their length to the sample; others estimate it.
 _EXACT_CONTAINERS = ("wav", "flac", "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 _UNKNOWN_RIFF_SIZE = (0, 0xFFFFFFFF)
-
-
-# --- spectrogram ---
-
-
-def left_pad(wave: np.ndarray, samples: int) -> np.ndarray:
-    """The sound with zeros before it, so that it ends where it did: [..., T] -> [..., max(T, samples)].
-
-    The paper pads its clips so (facts A8, 8): the newest sample is always the last one, and the silence in
-    front is a real input to the network, not masked.
-    """
-    missing = samples - wave.shape[-1]
-    if missing <= 0:
-        return wave
-    return np.pad(wave, [(0, 0)] * (wave.ndim - 1) + [(missing, 0)])
-
-
-def log_mel(
-    wave: np.ndarray,
-    sample_rate_hz: float,
-    *,
-    mels: int = 64,
-    fft_samples: int = 1024,
-    window_samples: int = 882,
-    hop_samples: int = 441,
-    floor_db: float = 80.0,
-    mean_db: float = -14.8,
-    std_db: float = 19.895,
-) -> np.ndarray:
-    """The paper's normalised log-mel spectrogram of whole clips (reference facts B4).
-
-    Power spectra of a periodic Hann window centred in each FFT frame, the clip continued by reflection at
-    both ends; triangular HTK mel filters from 0 to half the rate, not normalised; decibels no lower than
-    `floor_db` under the clip's peak; then (x - mean_db) / std_db.
-
-    Args:
-      wave: int16 PCM, or floating in [-1, 1]: [..., T], each row one clip, all finite.
-      sample_rate_hz: Its rate. Deviation: none; the reference leaves the filters at the file's own rate too.
-      mels: Number of filters.
-      fft_samples, window_samples, hop_samples: In samples; window and hop are 20 and 10 ms at 44.1 kHz.
-      floor_db: Range below the peak that is kept.
-      mean_db, std_db: What the decibels are normalised by.
-
-    Returns:
-      float32 [..., mels, 1 + T // hop_samples].
-
-    Raises:
-      ValueError: the clip is too short to be reflected, or of another type.
-    """
-    wave = np.asarray(wave)
-    if wave.dtype == np.int16:
-        wave = wave.astype(np.float32) / 32768
-    elif np.issubdtype(wave.dtype, np.floating):
-        wave = wave.astype(np.float32)
-    else:
-        raise ValueError(f"the sound is {wave.dtype}; expected int16 PCM or floats in [-1, 1]")
-    half = fft_samples // 2
-    if wave.shape[-1] <= half:
-        raise ValueError(
-            f"a clip of {wave.shape[-1]} samples is too short for a spectrum of {fft_samples}; give at least "
-            f"{half + 1}, for instance by left_pad"
-        )
-    padded = np.pad(wave, [(0, 0)] * (wave.ndim - 1) + [(half, half)], mode="reflect")
-    frames = np.lib.stride_tricks.sliding_window_view(padded, fft_samples, axis=-1)[..., ::hop_samples, :]
-    spectra = fft.rfft(frames * _window(fft_samples, window_samples), axis=-1, overwrite_x=True)
-    power = np.square(spectra.real) + np.square(spectra.imag)
-    decibels = 10 * np.log10(np.maximum(power @ mel_filters(sample_rate_hz, mels, fft_samples), 1e-10))
-    decibels = np.maximum(decibels, decibels.max((-2, -1), keepdims=True) - floor_db)
-    return np.ascontiguousarray(((decibels - mean_db) / std_db).swapaxes(-2, -1), np.float32)
-
-
-@functools.lru_cache(maxsize=16)
-def mel_filters(sample_rate_hz: float, mels: int, fft_samples: int) -> np.ndarray:
-    """Triangular filters on the HTK mel scale, with peaks of 1: float32 [fft_samples // 2 + 1, mels]."""
-    highest = 2595 * math.log10(1 + sample_rate_hz / 2 / 700)
-    edges = 700 * (10 ** (np.linspace(0, highest, mels + 2) / 2595) - 1)
-    frequencies = np.linspace(0, sample_rate_hz / 2, fft_samples // 2 + 1)[:, None]
-    low, peak, high = edges[:-2], edges[1:-1], edges[2:]
-    rising, falling = (frequencies - low) / (peak - low), (high - frequencies) / (high - peak)
-    filters = np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
-    filters.setflags(write=False)  # it is shared
-    return filters
-
-
-@functools.lru_cache(maxsize=16)
-def _window(fft_samples: int, window_samples: int) -> np.ndarray:
-    """A periodic Hann window in the middle of zeros, float32 [fft_samples]."""
-    window = np.zeros(fft_samples, np.float32)
-    first = (fft_samples - window_samples) // 2
-    phase = 2 * np.pi * np.arange(window_samples) / window_samples
-    window[first : first + window_samples] = 0.5 - 0.5 * np.cos(phase)
-    window.setflags(write=False)
-    return window
-
-
-# --- decoding ---
 
 
 @dataclasses.dataclass(frozen=True)

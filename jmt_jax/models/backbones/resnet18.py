@@ -66,7 +66,7 @@ class ResNet18(nn.Module):
         """Looks at every spectrogram on its own; only the GRU looks at all of a sample's.
 
         Args:
-          spectrograms: floating [B, S, mels, frames], one channel, as `data_pipelines.media.audio.log_mel`
+          spectrograms: floating [B, S, mels, frames], one channel, as `media.spectrogram.log_mel`
             makes them.
           mask: bool [B, S], True = real: whose values enter the batch statistics, and which steps the GRU
             reads.
