@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -65,13 +66,13 @@ class TargetFrameWindows:
     def read(self, recording: Recording, moment: Moment) -> tuple[np.ndarray, np.ndarray]:
         """The frames of one item and the mask [S]."""
         targets = moment.targets
-        pictures = np.zeros(self.shape, np.uint8)
+        nothing = np.zeros(self.shape, np.uint8), np.zeros(len(targets), bool)
         real = targets[targets != PADDING]
         if not len(real):
-            return pictures, np.zeros(len(targets), bool)
+            return nothing
         first = max(int(real.min()) - self._reach + 1, 0)
         if first >= len(recording.annotation.times_seconds):
-            return pictures, np.zeros(len(targets), bool)
+            return nothing
         seen = usable_frames(self._prepared, recording, self._stream, self._grid, first, int(real.max()))
         numbers = windows.paper_token_frames(
             targets.astype(np.int64) + 1,
@@ -80,34 +81,37 @@ class TargetFrameWindows:
             reach_frames=self._reach,
         )
         mask = (numbers[:, -1] != windows.NO_FRAME) & (targets != PADDING)
-        if mask.any():
-            wanted, position = np.unique(numbers[mask], return_inverse=True)
-            places = seen.places[np.searchsorted(seen.numbers, wanted)]
-            decoded = self._read_places(recording, places)
-            pictures[mask] = decoded[position.reshape(numbers[mask].shape)]
-            if moment.rng is not None and self._augmentation is not None:
-                pictures[mask] = self._augmentation(pictures[mask], moment.rng)
-        return pictures, mask
+        if not mask.any():
+            return nothing
+        pictures = np.empty((int(mask.sum()), *self.shape[1:]), np.uint8)
+        places = seen.places[np.searchsorted(seen.numbers, numbers[mask].ravel())]
+        self._fill(pictures.reshape(-1, *self.shape[2:]), recording, places)
+        if moment.rng is not None and self._augmentation is not None:
+            pictures = self._augmentation(pictures, moment.rng)
+        if mask.all():
+            return pictures, mask
+        nothing[0][mask] = pictures
+        return nothing[0], mask
 
-    def _read_places(self, recording: Recording, places: np.ndarray) -> np.ndarray:
-        """Decoded frames uint8 [N, H, W, 3] at places within the recording's source."""
+    def _fill(self, pictures: np.ndarray, recording: Recording, places: np.ndarray) -> None:
+        """Writes the frames at these places within the recording's source, uint8 [N, H, W, 3]."""
         table = self._prepared.table(self._stream)
         rows = table.rows_of(recording.sources[self._stream])
         first_of_chunk = np.concatenate([[0], np.cumsum(table.length[rows])])
         chunk_of = np.searchsorted(first_of_chunk, places, side="right") - 1
-        pictures = np.empty((len(places), *self.shape[2:]), np.uint8)
         for number in np.unique(chunk_of):
             row, chunk = int(rows[number]), None
-            for at in np.flatnonzero(chunk_of == number):
-                inside = int(places[at] - first_of_chunk[number])
-                picture = self._decoded.find(row, inside)
+            there = self._decoded.of_chunk(row)
+            wanted = np.flatnonzero(chunk_of == number)
+            inside = (places[wanted] - first_of_chunk[number]).tolist()
+            for at, place in zip(wanted.tolist(), inside, strict=True):
+                picture = there.get(place)
                 if picture is None:
                     if chunk is None:
                         (chunk,) = self._prepared.read(self._stream, [row])
-                    picture = decode_picture(chunk.frames[inside], self.shape[2:], recording)
-                    self._decoded.add(row, inside, picture)
+                    picture = decode_picture(chunk.frames[place], self.shape[2:], recording)
+                    self._decoded.add(row, place, picture)
                 pictures[at] = picture
-        return pictures
 
 
 class LogMelWindows:
@@ -171,12 +175,24 @@ class LogMelWindows:
 
     def read(self, recording: Recording, moment: Moment) -> tuple[np.ndarray, np.ndarray]:
         """The spectrograms of one item and the mask [S]."""
-        clock, targets = recording.annotation.times_seconds, moment.targets
+        targets = moment.targets
         spectrograms = np.zeros(self.shape, np.float32)
-        mask = (targets != PADDING) & (targets < len(clock))
+        mask = (targets != PADDING) & (targets < len(recording.annotation.times_seconds))
         if not mask.any():
             return spectrograms, mask
-        targets = targets[mask]
+        waves, heard, rate = self.waves(recording, targets[mask])
+        mask[mask] = heard
+        if heard.any():
+            spectrograms[mask] = spectrogram.log_mel(waves[heard], rate, **self._options)
+        return spectrograms, mask
+
+    def waves(self, recording: Recording, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """The sound that ends at these rows of the annotation, all of them in it.
+
+        Returns:
+          [N, T] in the type that is stored; bool [N], False where nothing was recorded; and the rate in Hz.
+        """
+        clock = recording.annotation.times_seconds
         rows = self._signal.rows_of(recording)
         rate, first = self._signal.clock(rows)
         end = np.round((clock[targets] - first) * rate).astype(np.int64)
@@ -184,11 +200,7 @@ class LogMelWindows:
         if self._reach:
             oldest = clock[np.maximum(targets - self._reach, 0)]
             begin = np.maximum(begin, np.round((oldest - first) * rate).astype(np.int64))
-        waves, heard = self._signal.gather_trailing(rows, rate, begin, end, self._samples)
-        mask[mask] = heard
-        if heard.any():
-            spectrograms[mask] = spectrogram.log_mel(waves[heard], rate, **self._options)
-        return spectrograms, mask
+        return *self._signal.gather_trailing(rows, rate, begin, end, self._samples), rate
 
 
 class _DecodedFrames:
@@ -198,14 +210,13 @@ class _DecodedFrames:
         self._max_bytes = max_bytes
         self._clear()
 
-    def find(self, row: int, inside: int) -> np.ndarray | None:
-        """Frame number ``inside`` of the chunk in this row, if it is there."""
+    def of_chunk(self, row: int) -> Mapping[int, np.ndarray]:
+        """The decoded frames of the chunk in this row, by their number in it; those added later come in."""
         with self._lock:
-            chunk = self._chunks.get(row)
-            if chunk is None:
-                return None
+            if row not in self._chunks:
+                return {}
             self._chunks.move_to_end(row)
-            return chunk.get(inside)
+            return self._chunks[row]
 
     def add(self, row: int, inside: int, picture: np.ndarray) -> None:
         """Keeps a frame; the chunks that were not asked for longest go."""

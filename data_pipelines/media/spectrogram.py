@@ -113,8 +113,12 @@ def mel_filters(sample_rate_hz: float, mels: int, fft_samples: int) -> np.ndarra
 
 @functools.lru_cache(maxsize=16)
 def _sparse_filters(sample_rate_hz: float, mels: int, fft_samples: int) -> sparse.csr_array:
-    """The filters but for their weights of 0 (each frequency lies in two of them), [mels, frequencies]."""
-    return sparse.csr_array(mel_filters(sample_rate_hz, mels, fft_samples).T)
+    """The filters but for their weights of 0 (a frequency lies in two of them), [mels, frequencies].
+
+    Without the first frequency, 0, and half the rate, where all filters are 0.
+    """
+    inner = mel_filters(sample_rate_hz, mels, fft_samples)[1 : (fft_samples + 1) // 2]
+    return sparse.csr_array(inner.T)
 
 
 @functools.lru_cache(maxsize=16)
@@ -129,15 +133,9 @@ def hann_window(samples: int) -> np.ndarray:
 def _power(packed: np.ndarray) -> np.ndarray:
     """Power of OpenCV's packed spectra, whose memory it uses: [N, fft_samples] -> [frequencies, N].
 
-    A row holds Re 0, Re 1, Im 1, Re 2, Im 2, ..., and last Re of half the rate where the length is even.
+    A row holds Re 0, Re 1, Im 1, Re 2, Im 2, ..., and last Re of half the rate where the length is even;
+    frequency 0 and half the rate are left out.
     """
-    length = packed.shape[1]
     np.multiply(packed, packed, out=packed)
-    pairs = (length - 1) // 2
-    both = packed[:, 1 : 2 * pairs : 2] + packed[:, 2 : 2 * pairs + 1 : 2]
-    power = np.empty((length // 2 + 1, len(packed)), np.float32)
-    power[0] = packed[:, 0]
-    power[1 : pairs + 1] = both.T
-    if length % 2 == 0:
-        power[-1] = packed[:, -1]
-    return power
+    end = 2 * ((packed.shape[1] - 1) // 2)
+    return cv2.transpose(packed[:, 1:end:2] + packed[:, 2 : end + 1 : 2])
