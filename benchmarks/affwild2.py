@@ -30,7 +30,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -39,7 +38,7 @@ from data_pipelines import frame_windows, prepare, storage, windows  # noqa: E40
 from data_pipelines.datasets import make_stream_windows  # noqa: E402
 from data_pipelines.items import Grid, make_items  # noqa: E402
 from data_pipelines.loader import PADDING, BlockOrder, Loader  # noqa: E402
-from data_pipelines.media import audio, spectrogram  # noqa: E402
+from data_pipelines.media import audio, spectrogram, video  # noqa: E402
 from data_pipelines.media.video_writing import write_film  # noqa: E402
 from data_pipelines.readers.affwild2 import Affwild2  # noqa: E402
 from data_pipelines.readers.affwild2_files import CROPS_FOLDER  # noqa: E402
@@ -219,7 +218,7 @@ class Obvious:
 
 
 def _read_image(path: Path) -> np.ndarray:
-    return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    return video.decode_jpeg(path.read_bytes())
 
 
 def _read_sound(path: Path) -> np.ndarray:
@@ -356,11 +355,12 @@ def write_long(root: Path, minutes: int) -> None:
     """A release of one video that goes on for so long: a few pictures and ten seconds of sound, repeated."""
     rng = np.random.default_rng(0)
     frames, rate = round(minutes * 60 * RELEASE_RATE_HZ), audio.PAPER_RATE_HZ
-    pictures = [cv2.GaussianBlur(rng.integers(0, 256, (112, 112, 3), np.uint8), (0, 0), 3) for _ in range(24)]
+    coarse = rng.integers(0, 256, (24, 14, 14, 3), np.uint8)
+    pictures = coarse.repeat(8, axis=1).repeat(8, axis=2)
     crops_folder, annotations = root / CROPS_FOLDER / "long", root / "VA_Set" / "Train_Set"
     for folder in (crops_folder, annotations):
         folder.mkdir(parents=True)
-    encoded = [cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures]
+    encoded = [video.encode_jpeg(picture) for picture in pictures]
     for number in range(frames):
         (crops_folder / f"{number + 1:05d}.jpg").write_bytes(encoded[number % len(encoded)])
     values = np.sin(np.arange(frames)[:, None] / [97, 71]).tolist()

@@ -129,6 +129,6 @@ def _write_stream(
 
 def _result_files(out: Path) -> list[Path]:
     """Everything that the card vouches for, in a stable order."""
-    scaffolding = (SOURCES_FOLDER, UNFINISHED_FILE, CARD_FILE, CARD_TEXT_FILE)
+    scaffolding = (SOURCES_FOLDER, UNFINISHED_FILE, inputs.SCAN_FILE, CARD_FILE, CARD_TEXT_FILE)
     tops = sorted(path for path in out.iterdir() if path.name not in scaffolding)
     return [path for top in tops for path in (top, *sorted(top.rglob("*"))) if path.is_file()]

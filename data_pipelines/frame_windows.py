@@ -111,6 +111,7 @@ class TargetFrameWindows:
                         (chunk,) = self._prepared.read(self._stream, [row])
                     picture = decode_picture(chunk.frames[place], self.shape[2:], recording)
                     self._decoded.add(row, place, picture)
+                    there = self._decoded.of_chunk(row)
                 pictures[at] = picture
 
 

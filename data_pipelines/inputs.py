@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,12 +14,14 @@ import numpy as np
 
 from data_pipelines.errors import UsageError
 from data_pipelines.raw_files import InputFile, hash_file, measure_file
-from data_pipelines.recording import Source
-from data_pipelines.storage import StoredSource, digest, write_atomically
+from data_pipelines.recording import Reader, Remembering, Source
+from data_pipelines.storage import StoredSource, digest, write_arrays, write_atomically
 
 INPUTS_FILE = "inputs.jsonl"
 # Apart, so that everything else is the same where the raw files are copies of another date.
 MODIFIED_FILE = "inputs_modified_ns.npy"
+# Spares the next scan of the raw folder work; whoever reads the data set does not need it.
+SCAN_FILE = "scan.npz"
 _NAMED_FILES = 3
 _BLOCK_ROWS = 10_000
 
@@ -67,6 +71,22 @@ def _read(out: Path) -> list[InputFile]:
         InputFile(line["path"], line["size"], modified_ns, line["sha256"])
         for line, modified_ns in zip(lines, modified, strict=True)
     ]
+
+
+def remember_scan(reader: Reader, out: Path) -> None:
+    """Keeps what the reader found, where it wants that to be kept."""
+    if isinstance(reader, Remembering) and (arrays := reader.remembered()):
+        write_atomically(out / SCAN_FILE, lambda file: write_arrays(file, arrays))
+
+
+def recall_scan(reader: Reader, out: Path) -> None:
+    """Tells the reader what an earlier run kept. A file that cannot be read is as good as none."""
+    if isinstance(reader, Remembering):
+        with (
+            contextlib.suppress(OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile),
+            np.load(out / SCAN_FILE, allow_pickle=False) as arrays,
+        ):
+            reader.recall(dict(arrays))
 
 
 def check_unchanged(

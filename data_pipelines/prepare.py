@@ -102,6 +102,7 @@ def prepare(
         raise UsageError(f"--max_damaged={max_damaged_share}: a share from 0 to 1 was expected, e.g. 0.05")
     out = Path(out)
     _check_folder(out, Path(reader.root))
+    inputs.recall_scan(reader, out)
     scan = _scan(reader)
     out.mkdir(parents=True, exist_ok=True)
     with _only_one(out, log):
@@ -112,6 +113,7 @@ def prepare(
             log(f"{out} is prepared already, from the same files with the same settings: nothing to do")
         else:
             (out / UNFINISHED_FILE).write_text(_UNFINISHED_TEXT)
+            inputs.remember_scan(reader, out)
             if beam_runner is None:
                 decode = _with_processes(reader, workers)
             else:

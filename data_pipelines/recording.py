@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -189,3 +189,14 @@ class Reader(Protocol):
         Raises:
           BadDataError: The source is damaged (truncated, empty, NaN): a sentence that names the file.
         """
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A reader whose `Reader.scan` takes long, and less so where it is told what an earlier one found."""
+
+    def recall(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Takes in what `remembered` gave at another time; what changed since is read again."""
+
+    def remembered(self) -> Mapping[str, np.ndarray]:
+        """What is to be kept for the next scan; empty for nothing."""

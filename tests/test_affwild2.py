@@ -3,8 +3,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import av
 import numpy as np
@@ -12,7 +17,7 @@ import pytest
 
 from data_pipelines import inputs, storage
 from data_pipelines.errors import BadDataError, UsageError
-from data_pipelines.media import audio, crops, video
+from data_pipelines.media import audio, crops, frame_times, video
 from data_pipelines.media.frame_times import read_frame_times
 from data_pipelines.media.video_writing import write_film, write_video
 from data_pipelines.prepare import main, prepare
@@ -26,7 +31,7 @@ from data_pipelines.sample.affwild2 import (
     plan_video,
     write_affwild2,
 )
-from data_pipelines.source import PreparedSet
+from data_pipelines.source import PreparedSet, is_prepared
 from data_pipelines.splits import Item, make_split
 from data_pipelines.tasks import find_task
 
@@ -419,6 +424,44 @@ def test_a_changed_crop_is_noticed_and_the_same_files_give_the_same_bytes(prepar
     crop.write_bytes(crop.read_bytes() + b"\0")
     with pytest.raises(UsageError, match=f"cropped_aligned/{SHORT.name} changed"):
         prepare(reader, tmp_path / "again", workers=1)
+
+
+def test_killed_while_decoding_it_goes_on_to_the_same_bytes(prepared, release, tmp_path):
+    out = tmp_path / "out"
+    options = ["--dataset=affwild2", f"--raw={release}", f"--out={out}", "--size=32", "--workers=1"]
+    repository = Path(__file__).resolve().parent.parent
+    process = subprocess.Popen(
+        [sys.executable, "-m", "data_pipelines.prepare", *options], cwd=repository, stderr=subprocess.DEVNULL
+    )
+    give_up = time.monotonic() + 60
+    while len(list(out.rglob("sources/*/*.npz"))) < 2:
+        assert process.poll() is None and time.monotonic() < give_up
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert not is_prepared(out)
+    assert main(options) == 0
+    assert digest(out) == digest(prepared.path)
+
+
+def test_timestamps_are_not_read_again_but_of_what_changed(prepared, release, root, tmp_path, monkeypatch):
+    out = shutil.copytree(prepared.path, tmp_path / "out")
+    read = []
+
+    def counted(path):
+        read.append(path.name)
+        return read_frame_times(path)
+
+    monkeypatch.setattr(frame_times, "read_frame_times", counted)
+    prepare(Affwild2(root, size=32), out, workers=1)
+    assert not read
+    video = root / "batch1" / f"{PAIR.name}.mp4"
+    os.utime(video, ns=(0, video.stat().st_mtime_ns + 1))
+    prepare(Affwild2(root, size=32), out, workers=1)  # it is the same file at another time
+    assert read == [video.name]
+    (out / inputs.SCAN_FILE).write_bytes(b"PK damaged")
+    prepare(Affwild2(root, size=32), out, workers=1)
+    assert len(read) == 1 + len(list(root.rglob("*.mp4")))
 
 
 def test_the_digest_of_what_was_found_is_that_of_the_whole(monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import av
@@ -13,6 +13,7 @@ import numpy as np
 
 from data_pipelines.errors import BadDataError
 from data_pipelines.media import video
+from data_pipelines.raw_files import measure_file
 
 # Of these every packet is one picture; others have packets that show none.
 _PACKET_IS_PICTURE = ("h264", "hevc", "mpeg4", "mjpeg")
@@ -30,6 +31,57 @@ class FrameTimes:
 
     times_seconds: np.ndarray
     has_sound: bool
+
+
+class KnownFrameTimes:
+    """Reads the clocks of videos, and of one that did not change since only once; threads may share it.
+
+    Args:
+      root: Folder that the videos' names are relative to.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._known: dict[str, tuple[tuple[int, int], FrameTimes]] = {}
+
+    def read(self, path: str) -> FrameTimes:
+        """The clock of a video; errors as `read_frame_times`."""
+        measure = measure_file(self._root / path)
+        known = self._known.get(path)
+        if known is None or known[0] != measure:
+            known = self._known[path] = measure, read_frame_times(self._root / path)
+        return known[1]
+
+    def add(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Takes in what `to_arrays` gave."""
+        ends = np.cumsum(arrays["frames"])
+        for path, measure, has_sound, times in zip(
+            arrays["paths"].tolist(),
+            arrays["measures"].tolist(),
+            arrays["has_sound"].tolist(),
+            np.split(arrays["times_seconds"], ends[:-1]),
+            strict=True,
+        ):
+            self._known[path] = tuple(measure), FrameTimes(times, has_sound)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """All that is known, in the order of the names; empty where nothing is.
+
+        Returns:
+          ``paths`` str [N], ``measures`` int64 [N, 2] (bytes, time of change in ns), ``has_sound`` bool [N],
+          ``frames`` int64 [N] and ``times_seconds`` float64 [their sum].
+        """
+        if not self._known:
+            return {}
+        paths = sorted(self._known)
+        measures, clocks = zip(*(self._known[path] for path in paths), strict=True)
+        return {
+            "paths": np.array(paths),
+            "measures": np.array(measures, np.int64),
+            "has_sound": np.array([clock.has_sound for clock in clocks]),
+            "frames": np.array([len(clock.times_seconds) for clock in clocks], np.int64),
+            "times_seconds": np.concatenate([clock.times_seconds for clock in clocks]),
+        }
 
 
 def read_frame_times(path: str | os.PathLike[str], *, max_pixels: int = video.MAX_PIXELS) -> FrameTimes:

@@ -26,7 +26,7 @@ import numpy as np
 
 from data_pipelines.errors import BadDataError, UsageError
 from data_pipelines.media import audio, crops
-from data_pipelines.media.frame_times import FrameTimes, read_frame_times
+from data_pipelines.media.frame_times import FrameTimes, KnownFrameTimes, read_frame_times
 from data_pipelines.readers import affwild2_files as files
 from data_pipelines.recording import (
     MAX_CHUNK_FRAMES,
@@ -176,6 +176,14 @@ class Affwild2:
         )
         return recordings, list(sources.values()), left_out
 
+    def recall(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Takes in what `remembered` gave; see `data_pipelines.recording.Remembering`."""
+        self._frame_times.add(arrays)
+
+    def remembered(self) -> dict[str, np.ndarray]:
+        """Timestamps of the videos: to find them, all of each file is read."""
+        return self._frame_times.to_arrays()
+
     def decode(self, source: Source) -> Iterator[Chunk]:
         """Decodes one video's sound or face track; see `data_pipelines.recording.Reader.decode`."""
         root = Path(self.root)
@@ -213,6 +221,10 @@ class Affwild2:
     def _layout(self) -> files.Layout:
         return files.find_layout(Path(self.root), self.edition)
 
+    @functools.cached_property
+    def _frame_times(self) -> KnownFrameTimes:
+        return KnownFrameTimes(Path(self.root))
+
     def __getstate__(self) -> dict[str, object]:
         # What was found stays behind: a worker process needs the options alone.
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -245,7 +257,7 @@ class Affwild2:
 
         def read(path: str) -> FrameTimes | str:
             try:
-                return read_frame_times(Path(self.root) / path)
+                return self._frame_times.read(path)
             except BadDataError as error:
                 return str(error)
 
