@@ -5,7 +5,8 @@ and one second of sound at 44.1 kHz as 64 x 104 log-mel; the default schedule; n
 loader opens one image a frame and token and one wav file a token (cut out beforehand, as the paper's authors
 do) and makes one spectrogram a token, with the very log-mel routine of ours. Both load the same sequences, in
 batches of 32, on one core and one thread, in turn; that they give the same bits is checked first. All files
-are in the page cache. ``plan``: rates of preparation, and hours and gigabytes of the release at these rates.
+are in the page cache; times are of the processor. ``steady_loader``: the same of a video of
+30 frames a second. ``plan``: rates of preparation, and hours and gigabytes of the release at these rates.
 ``memory``: peak memory of preparing and of loading a video of 1 and one of 30 minutes (some minutes long; not
 run unless asked for). Every row runs in a process of its own. Nothing is asserted.
 
@@ -34,69 +35,36 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.affwild2_files import (  # noqa: E402
+    BATCH,
+    LOG_MEL,
+    RELEASE_RATE_HZ,
+    Files,
+    make_loader,
+    peak_mib,
+    write_long,
+)
 from data_pipelines import frame_windows, prepare, storage, windows  # noqa: E402
-from data_pipelines.datasets import make_stream_windows  # noqa: E402
-from data_pipelines.items import Grid, make_items  # noqa: E402
 from data_pipelines.loader import PADDING, BlockOrder, Loader  # noqa: E402
 from data_pipelines.media import audio, spectrogram, video  # noqa: E402
-from data_pipelines.media.video_writing import write_film  # noqa: E402
 from data_pipelines.readers.affwild2 import Affwild2  # noqa: E402
 from data_pipelines.readers.affwild2_files import CROPS_FOLDER  # noqa: E402
-from data_pipelines.sample.affwild2 import Affwild2SampleSpec, write_affwild2  # noqa: E402
+from data_pipelines.shared_spectra import SharedSpectra  # noqa: E402
 from data_pipelines.source import PreparedSet  # noqa: E402
 from data_pipelines.stream_windows import StoredSignal  # noqa: E402
-from data_pipelines.tasks import find_task  # noqa: E402
 
-SAMPLE = Affwild2SampleSpec(train=3, validation=1, test=0, seconds=45.0)
-GRID = Grid("frames", windows.PAPER_TOKENS)
-LOG_MEL = {"mels": 64, "fft_samples": 1024, "window_samples": 882, "hop_samples": 441}
-STREAMS = {
-    "visual": {"frames": windows.PAPER_FRAMES_PER_TOKEN, "reach_frames": windows.PAPER_STEP_FRAMES},
-    "audio": {
-        "features": "log_mel",
-        "window_seconds": audio.PAPER_CLIP_SAMPLES / audio.PAPER_RATE_HZ,
-        "reach_frames": windows.PAPER_STEP_FRAMES,
-        **LOG_MEL,
-    },
-}
-BATCH = 32
-# The release (reference facts B1).
-RELEASE_FRAMES, RELEASE_RATE_HZ = 2_990_000, 30.0
 LONG_MINUTES, LONG_BATCHES = (1, 30), 16
+# The release (reference facts B1).
+RELEASE_FRAMES = 2_990_000
 
 Table = list[tuple[str, str]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Files:
-    """Where the benchmark's files are.
-
-    Attributes:
-      folder: Of all of them.
-    """
-
-    folder: Path
-
-    @property
-    def raw(self) -> Path:
-        """The sample in the release's layout."""
-        return self.folder / "raw"
-
-    @property
-    def prepared(self) -> Path:
-        """The sample as `data_pipelines.prepare` makes it."""
-        return self.folder / "prepared"
-
-    def make(self) -> None:
-        """Makes both."""
-        write_affwild2(self.raw, SAMPLE)
-        prepare.prepare(Affwild2(self.raw), self.prepared, workers=1, log=lambda _: None)
 
 
 class Shares:
     """Seconds spent in some functions, each without what it spends in the others."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.process_time) -> None:
+        self._clock = clock
         self.seconds: dict[str, float] = {}
         self._inner = [0.0]
 
@@ -104,12 +72,12 @@ class Shares:
         """The function, its time counted under this name."""
 
         def call(*arguments: Any, **options: Any) -> Any:
-            start = time.process_time()
+            start = self._clock()
             self._inner.append(0.0)
             try:
                 return function(*arguments, **options)
             finally:
-                spent, inner = time.process_time() - start, self._inner.pop()
+                spent, inner = self._clock() - start, self._inner.pop()
                 self._inner[-1] += spent
                 self.seconds[name] = self.seconds.get(name, 0.0) + spent - inner
 
@@ -131,27 +99,7 @@ class Shares:
         return ", ".join(f"{name} {seconds / whole:.0%}" for name, seconds in parts)
 
 
-def peak_mib() -> float:
-    """Peak resident memory of this process in MiB."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Not getrusage: on Linux a new program inherits the peak of the one that started it.
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
 # --- our loader and the obvious one ---
-
-
-def make_loader(prepared: PreparedSet) -> Loader:
-    """Our loader on one thread, with nothing decoded yet."""
-    task = find_task("valence_arousal")
-    streams = {
-        name: make_stream_windows(prepared, name, GRID, options, training=frozenset())
-        for name, options in STREAMS.items()
-    }
-    return Loader(make_items(prepared, task, GRID), streams, num_threads=0)
 
 
 class Obvious:
@@ -184,7 +132,7 @@ class Obvious:
     def _cut(self, stream: frame_windows.LogMelWindows) -> None:
         for row, paths in self._sounds.items():
             recording, targets = self._names[self._recording[row]], self._items.targets[row]
-            waves, heard = stream.waves(recording, targets[targets != PADDING])[:2]
+            waves, heard = stream.waves(recording, targets[targets != PADDING])
             for path, sound, is_heard in zip(filter(None, paths), waves, heard, strict=True):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with wave.open(str(path), "wb") as file:
@@ -227,7 +175,19 @@ def _read_sound(path: Path) -> np.ndarray:
 
 
 def measure_loader(files: Files, arguments: argparse.Namespace) -> Table:
-    """Sequences a second of both, and where their time goes."""
+    """Sequences a second of both, and where their time goes: of the sample, whose frame rates vary."""
+    return compare(files, arguments)
+
+
+def measure_steady_loader(files: Files, arguments: argparse.Namespace) -> Table:
+    """The same of a video of 30 frames a second, whose windows have spectra in common."""
+    steady = Files(files.folder / "steady")
+    return compare(steady, arguments, minutes=1)
+
+
+def compare(files: Files, arguments: argparse.Namespace, minutes: int = 0) -> Table:
+    """Both loaders on the same files, in turn."""
+    files.make(minutes)
     prepared = PreparedSet.open(files.prepared)
     loader = make_loader(prepared)
     items = loader.items
@@ -251,7 +211,9 @@ def measure_loader(files: Files, arguments: argparse.Namespace) -> Table:
             ("images", frame_windows, "decode_picture"),
             ("sound", StoredSignal, "gather_trailing"),
             ("chunks", PreparedSet, "read"),
-            ("log-mel", spectrogram, "log_mel"),
+            ("log-mel", SharedSpectra, "power"),
+            ("log-mel", spectrogram.MelPower, "__call__"),
+            ("log-mel", spectrogram, "normalise"),
         ):
             start = time.process_time()
             for _ in loader.evaluate(rows, global_batch_size=BATCH):
@@ -296,20 +258,20 @@ class Rate:
 def measure_preparation(files: Files) -> dict[str, Rate]:
     """Rates of the preparation's steps."""
     reader = Affwild2(files.raw)
-    start = time.process_time()
+    start = time.perf_counter()
     recordings, sources, _ = reader.scan()
-    scan_seconds = time.process_time() - start
+    scan_seconds = time.perf_counter() - start
     frames = sum(recording.attributes["video_frames"] for recording in recordings)
     crops = sum(recording.attributes["crops"] for recording in recordings)
     seconds, stored = {"visual": 0.0, "audio": 0.0}, {"visual": 0, "audio": 0}
     with tempfile.TemporaryDirectory(dir=files.folder) as folder:
         for source in sources:
-            start = time.process_time()
+            start = time.perf_counter()
             storage.store_source(reader, source, Path(folder))
-            seconds[source.stream] += time.process_time() - start
+            seconds[source.stream] += time.perf_counter() - start
         for stream in stored:
             stored[stream] = sum(p.stat().st_size for p in Path(folder, stream).rglob("*") if p.is_file())
-    assembling = Shares()
+    assembling = Shares(time.perf_counter)
     with (
         tempfile.TemporaryDirectory(dir=files.folder) as folder,
         assembling.watching(("assemble", prepare, "assemble")),
@@ -333,6 +295,7 @@ def measure_preparation(files: Files) -> dict[str, Rate]:
 
 def plan(files: Files, arguments: argparse.Namespace) -> Table:
     """Hours and gigabytes of the release, step by step, on this machine and on all hosts."""
+    files.make()
     cores = os.cpu_count() or 1
     steps = {"prepare": measure_preparation(files)}
     table = [("frames of the release", f"{RELEASE_FRAMES:,}")]
@@ -349,31 +312,6 @@ def plan(files: Files, arguments: argparse.Namespace) -> Table:
 
 
 # --- memory ---
-
-
-def write_long(root: Path, minutes: int) -> None:
-    """A release of one video that goes on for so long: a few pictures and ten seconds of sound, repeated."""
-    rng = np.random.default_rng(0)
-    frames, rate = round(minutes * 60 * RELEASE_RATE_HZ), audio.PAPER_RATE_HZ
-    coarse = rng.integers(0, 256, (24, 14, 14, 3), np.uint8)
-    pictures = coarse.repeat(8, axis=1).repeat(8, axis=2)
-    crops_folder, annotations = root / CROPS_FOLDER / "long", root / "VA_Set" / "Train_Set"
-    for folder in (crops_folder, annotations):
-        folder.mkdir(parents=True)
-    encoded = [video.encode_jpeg(picture) for picture in pictures]
-    for number in range(frames):
-        (crops_folder / f"{number + 1:05d}.jpg").write_bytes(encoded[number % len(encoded)])
-    values = np.sin(np.arange(frames)[:, None] / [97, 71]).tolist()
-    lines = "".join(f"{valence:.3f},{arousal:.3f}\n" for valence, arousal in values)
-    (annotations / "long.txt").write_text(f"valence,arousal\n{lines}")
-    small = [picture[:32, :32].copy() for picture in pictures]
-    write_film(
-        root / "long.mp4",
-        (small[number % len(small)] for number in range(frames)),
-        np.arange(frames) / RELEASE_RATE_HZ,
-        sound=np.tile(rng.uniform(-0.3, 0.3, 10 * rate).astype(np.float32), minutes * 6),
-        sound_rate_hz=rate,
-    )
 
 
 def prepare_long(files: Files, arguments: argparse.Namespace) -> Table:
@@ -412,11 +350,12 @@ def measure_memory(files: Files, arguments: argparse.Namespace) -> Table:
 
 ROWS: dict[str, Callable[[Files, argparse.Namespace], Table]] = {
     "loader": measure_loader,
+    "steady_loader": measure_steady_loader,
     "plan": plan,
     "memory": measure_memory,
 }
 """What can be asked for; `DEFAULT_ROWS` are run where nothing is."""
-DEFAULT_ROWS = ("loader", "plan")
+DEFAULT_ROWS = ("loader", "steady_loader", "plan")
 PARTS = {"prepare_long": prepare_long, "load_long": load_long}
 
 
@@ -429,7 +368,7 @@ def run_row(row: str, files: Files, arguments: argparse.Namespace, *, capture: b
 
 
 def main() -> None:
-    """Makes the files, runs each row in a process of its own, which prints its table."""
+    """Runs each row in a process of its own, which makes its files where they are not there."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
         "--row", help=f"only this one: {', '.join(ROWS)} (default: {', '.join(DEFAULT_ROWS)})"
@@ -452,9 +391,6 @@ def main() -> None:
     rows = (arguments.row,) if arguments.row else DEFAULT_ROWS
     with tempfile.TemporaryDirectory() as folder:
         files = Files(Path(folder))
-        if rows != ("memory",):
-            print("making the sample ...", file=sys.stderr, flush=True)
-            files.make()
         for row in rows:
             run_row(row, files, arguments)
 

@@ -16,10 +16,12 @@ from data_pipelines.frame_items import PADDING, usable_frames
 from data_pipelines.items import Grid
 from data_pipelines.media import audio, spectrogram
 from data_pipelines.recording import Recording
+from data_pipelines.shared_spectra import SharedSpectra, can_share
 from data_pipelines.source import PreparedSet
 from data_pipelines.stream_windows import Moment, StoredSignal, decode_picture
 
 DEFAULT_DECODED_BYTES = 256 * 2**20
+DEFAULT_SPECTRA_BYTES = 32 * 2**20
 
 
 class TargetFrameWindows:
@@ -118,6 +120,7 @@ class TargetFrameWindows:
 class LogMelWindows:
     """Log-mel spectrograms of the sound that ends at each token's target, float32 [S, mels, frames].
 
+    Spectra that neighbouring targets have in common are computed once (`data_pipelines.shared_spectra`).
     Silence stands before the first sample, as in the paper (facts A8, 8). A token is masked where nothing was
     recorded in all of its window, or its target lies past the recording's end.
 
@@ -163,7 +166,9 @@ class LogMelWindows:
                 "window longer than half of fft_samples, and window_samples no longer than fft_samples"
             )
         self._signal = StoredSignal(prepared, stream)
+        self._shared = SharedSpectra(hop_samples, window_samples, mels, DEFAULT_SPECTRA_BYTES)
         self._samples, self._reach = samples, reach_frames
+        self._recordings_share: dict[str, bool] = {}
         self._options = {
             "mels": mels,
             "fft_samples": fft_samples,
@@ -181,27 +186,50 @@ class LogMelWindows:
         mask = (targets != PADDING) & (targets < len(recording.annotation.times_seconds))
         if not mask.any():
             return spectrograms, mask
-        waves, heard, rate = self.waves(recording, targets[mask])
+        rows = self._signal.rows_of(recording)
+        rate, _ = self._signal.clock(rows)
+        begin, end = self._spans(recording, targets[mask])
+        waves, heard = self._signal.gather_trailing(rows, rate, begin, end, self._samples)
         mask[mask] = heard
-        if heard.any():
-            spectrograms[mask] = spectrogram.log_mel(waves[heard], rate, **self._options)
+        maker = spectrogram.MelPower(self._samples, rate, **self._options)
+        shares = self._shares(recording)
+        for at, token in zip(np.flatnonzero(heard), np.flatnonzero(mask), strict=True):
+            if shares:
+                power = self._shared.power(maker, int(rows[0]), waves[at], int(begin[at]), int(end[at]))
+            else:
+                power = maker(waves[at])
+            spectrogram.normalise(power, spectrograms[token])
         return spectrograms, mask
 
-    def waves(self, recording: Recording, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    def waves(self, recording: Recording, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The sound that ends at these rows of the annotation, all of them in it.
 
         Returns:
-          [N, T] in the type that is stored; bool [N], False where nothing was recorded; and the rate in Hz.
+          [N, T] in the type that is stored; bool [N], False where nothing was recorded.
         """
-        clock = recording.annotation.times_seconds
         rows = self._signal.rows_of(recording)
-        rate, first = self._signal.clock(rows)
+        rate, _ = self._signal.clock(rows)
+        return self._signal.gather_trailing(rows, rate, *self._spans(recording, targets), self._samples)
+
+    def _spans(self, recording: Recording, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First and last sample (not in it) of the sound of these rows, int64 [N] each."""
+        clock = recording.annotation.times_seconds
+        rate, first = self._signal.clock(self._signal.rows_of(recording))
         end = np.round((clock[targets] - first) * rate).astype(np.int64)
         begin = end - self._samples
         if self._reach:
             oldest = clock[np.maximum(targets - self._reach, 0)]
             begin = np.maximum(begin, np.round((oldest - first) * rate).astype(np.int64))
-        return *self._signal.gather_trailing(rows, rate, begin, end, self._samples), rate
+        return begin, end
+
+    def _shares(self, recording: Recording) -> bool:
+        """True if neighbouring targets have spectra in common."""
+        known = self._recordings_share.get(recording.id)
+        if known is None:
+            every = np.arange(len(recording.annotation.times_seconds))
+            known = can_share(self._spans(recording, every)[1], self._options["hop_samples"])
+            self._recordings_share[recording.id] = known
+        return known
 
 
 class _DecodedFrames:

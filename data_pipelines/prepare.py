@@ -255,7 +255,7 @@ def _decode_all(
 ) -> dict[Key, StoredSource]:
     """Decodes what is not decoded yet."""
     folder.mkdir(exist_ok=True)
-    workers.remove_partial_files(folder)
+    workers.remove_partial_files(folder.parent)
     stored = storage.find_finished(reader, scan.sources, folder)
     todo = [source for source in scan.sources if (source.stream, source.id) not in stored]
     if stored:

@@ -75,9 +75,9 @@ def _columns(chunks):
 class Video:
     """Frames whose colour is their number, an uneven clock, faces where it is said."""
 
-    def __init__(self, name, frames, *, faces=None, labelled=None, group="train", sound=True):
+    def __init__(self, name, frames, *, faces=None, labelled=None, group="train", sound=True, rate=0):
         rng = np.random.default_rng(len(name) + frames)
-        self.times = np.cumsum(rng.uniform(0.03, 0.05, frames))
+        self.times = np.arange(frames) / rate if rate else np.cumsum(rng.uniform(0.03, 0.05, frames))
         self.faces_at = np.arange(1, frames + 1) if faces is None else np.asarray(faces, np.int64)
         mask = np.zeros(frames, bool)
         mask[(np.arange(1, frames + 1) if labelled is None else np.asarray(labelled, np.int64)) - 1] = True
@@ -262,6 +262,38 @@ def test_the_papers_sound_reaches_back_to_the_frame_32_before():
         first, end = (round(video.times[max(f, 0)] * RATE_HZ) for f in (frame - 32, frame))
         wanted = spectrogram.log_mel(spectrogram.left_pad(video.pcm[first:end], 4000), RATE_HZ, **options)
         np.testing.assert_array_equal(item["inputs"]["audio"][token], wanted)
+
+
+# A hop a frame: one new spectrum of 11, and the two at the ends; 1.25 hops: five new ones.
+@pytest.mark.parametrize(("rate", "reach_frames", "share"), [(20, 0, 0.3), (16, 0, 0.65), (20, 7, 0.6)])
+def test_windows_of_a_steady_rate_share_their_spectra(monkeypatch, rate, reach_frames, share):
+    made = []
+    plain = spectrogram.MelPower.__call__
+
+    def counted(maker, *rest):
+        made.append(plain(maker, *rest))
+        return made[-1]
+
+    monkeypatch.setattr(spectrogram.MelPower, "__call__", counted)
+    video = Video("a", 250, rate=rate)
+    own = SOUND | {"reach_frames": reach_frames}
+    loader = _loader(Prepared([video]), SMALL, audio=own)
+    options = {key: SOUND[key] for key in ("mels", "fft_samples", "window_samples", "hop_samples")}
+    rows = np.random.default_rng(0).permutation(len(loader.items))
+    items = {row: loader.load_item(row) for row in rows}
+    needed = 11 * sum(int(item["masks"]["audio"].sum()) for item in items.values())
+    assert sum(power.shape[1] for power in made) < share * needed
+    for row, item in items.items():
+        for token, frame in enumerate(loader.items.token_frames[row]):
+            if not item["masks"]["audio"][token]:
+                continue
+            end = round(video.times[frame] * RATE_HZ)
+            begin = max(end - 1000, round(video.times[max(frame - reach_frames, 0)] * RATE_HZ))
+            begin = begin if reach_frames else max(end - 1000, 0)
+            wave = spectrogram.left_pad(video.pcm[begin:end], 1000)
+            np.testing.assert_array_equal(
+                item["inputs"]["audio"][token], spectrogram.log_mel(wave, RATE_HZ, **options)
+            )
 
 
 def test_missing_streams_are_masks():

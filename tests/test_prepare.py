@@ -112,6 +112,7 @@ def test_killed_at_any_moment_gives_the_same_bytes(raw, tmp_path, decoded):
     _, sources, _ = reader.scan()
     finished = storage.find_finished(reader, sources, out / "sources")
     assert 3 <= len(finished) < SOURCES
+    (out / "index.npz.0.partial").write_bytes(b"half")  # killed while it was written
     # What was not finished is decoded here, so that the programs to be killed need not start workers.
     for source in sources:
         if (source.stream, source.id) not in finished:

@@ -64,38 +64,88 @@ def log_mel(
     wave = np.asarray(wave)
     if wave.dtype != np.int16 and not np.issubdtype(wave.dtype, np.floating):
         raise ValueError(f"the sound is {wave.dtype}; expected int16 PCM or floats in [-1, 1]")
-    samples = wave.shape[-1]
-    before, after = fft_samples // 2, -(-fft_samples // 2)
-    if samples <= after:
-        raise ValueError(
-            f"a clip of {samples} samples is too short for a spectrum of {fft_samples}; give at least "
-            f"{after + 1}, for instance by left_pad"
-        )
-    steps = 1 + samples // hop_samples
-    filters = _sparse_filters(sample_rate_hz, mels, fft_samples)
-    window = hann_window(window_samples)
-    if wave.dtype == np.int16:
-        window = window / 32768  # a power of two: the very bits of scaling the sound
-    padded = np.empty(before + samples + after, np.float32)
-    first = (fft_samples - window_samples) // 2
-    pieces = np.lib.stride_tricks.sliding_window_view(padded[first:], window_samples)[::hop_samples][:steps]
-    frames = np.zeros((steps, fft_samples), np.float32)
-    inner = frames[:, first : first + window_samples]
-    spectra = np.empty_like(frames)
-    out = np.empty((math.prod(wave.shape[:-1]), mels, steps), np.float32)
-    for clip, result in zip(wave.reshape(-1, samples), out, strict=True):
-        padded[before : before + samples] = clip
-        padded[:before] = clip[before:0:-1]
-        padded[before + samples :] = clip[-2 : -2 - after : -1]
-        np.multiply(pieces, window, out=inner)
-        cv2.dft(frames, spectra, flags=cv2.DFT_ROWS)
-        decibels = filters @ _power(spectra)
-        np.log(np.maximum(decibels, _LEAST_POWER, out=decibels), out=decibels)
-        decibels *= _DECIBELS_PER_NEPER
-        np.maximum(decibels, decibels.max() - np.float32(floor_db), out=decibels)
-        decibels -= mean_db
-        np.divide(decibels, std_db, out=result)
-    return out.reshape(*wave.shape[:-1], mels, steps)
+    clips = wave.reshape(-1, wave.shape[-1])
+    maker = MelPower(
+        clips.shape[1],
+        sample_rate_hz,
+        mels=mels,
+        fft_samples=fft_samples,
+        window_samples=window_samples,
+        hop_samples=hop_samples,
+    )
+    out = np.empty((len(clips), mels, maker.steps), np.float32)
+    for clip, result in zip(clips, out, strict=True):
+        normalise(maker(clip), result, floor_db=floor_db, mean_db=mean_db, std_db=std_db)
+    return out.reshape(*wave.shape[:-1], mels, maker.steps)
+
+
+class MelPower:
+    """Mel power spectra of clips of one length; arguments and errors as `log_mel`. No two threads share one.
+
+    Attributes:
+      steps: Number of spectra of a clip.
+      begins: int64 [steps], the sample of the clip that each one's window begins with; below 0 or so near the
+        end that ``window_samples`` do not follow, the clip is continued by reflection.
+    """
+
+    def __init__(
+        self,
+        samples: int,
+        sample_rate_hz: float,
+        *,
+        mels: int,
+        fft_samples: int,
+        window_samples: int,
+        hop_samples: int,
+    ) -> None:
+        before, after = fft_samples // 2, -(-fft_samples // 2)
+        if samples <= after:
+            raise ValueError(
+                f"a clip of {samples} samples is too short for a spectrum of {fft_samples}; give at least "
+                f"{after + 1}, for instance by left_pad"
+            )
+        self.steps = 1 + samples // hop_samples
+        first = (fft_samples - window_samples) // 2
+        self.begins = first - before + hop_samples * np.arange(self.steps)
+        self._before, self._after = before, after
+        self._window = hann_window(window_samples)
+        self._filters = _sparse_filters(sample_rate_hz, mels, fft_samples)
+        self._padded = np.empty(before + samples + after, np.float32)
+        pieces = np.lib.stride_tricks.sliding_window_view(self._padded[first:], window_samples)
+        self._pieces = pieces[::hop_samples][: self.steps]
+        self._frames = np.zeros((self.steps, fft_samples), np.float32)
+        self._windowed = self._frames[:, first : first + window_samples]
+        self._spectra = np.empty_like(self._frames)
+
+    def __call__(self, clip: np.ndarray, wanted: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """The wanted spectra of a clip [T], int16 or floating: float32 [mels, N]."""
+        before, after = self._before, self._after
+        self._padded[before : before + len(clip)] = clip
+        self._padded[:before] = clip[before:0:-1]
+        self._padded[before + len(clip) :] = clip[-2 : -2 - after : -1]
+        # A power of two: the very bits of scaling the sound.
+        window = self._window / 32768 if clip.dtype == np.int16 else self._window
+        pieces = self._pieces[wanted]
+        count = len(pieces)
+        np.multiply(pieces, window, out=self._windowed[:count])
+        packed = cv2.dft(self._frames[:count], self._spectra[:count], flags=cv2.DFT_ROWS)
+        return self._filters @ _power(packed)
+
+
+def normalise(
+    power: np.ndarray,
+    out: np.ndarray,
+    *,
+    floor_db: float = 80.0,
+    mean_db: float = -14.8,
+    std_db: float = 19.895,
+) -> None:
+    """Writes a clip's mel power, which is lost, as normalised decibels; as `log_mel` has it."""
+    np.log(np.maximum(power, _LEAST_POWER, out=power), out=power)
+    power *= _DECIBELS_PER_NEPER
+    np.maximum(power, power.max() - np.float32(floor_db), out=power)
+    power -= mean_db
+    np.divide(power, std_db, out=out)
 
 
 @functools.lru_cache(maxsize=16)
