@@ -338,7 +338,7 @@ def measure_memory(files: Files, arguments: argparse.Namespace) -> Table:
         write_long(long.raw, minutes)
         for row in ("prepare_long", "load_long"):
             output = run_row(row, long, arguments, capture=True)
-            for line in output.splitlines()[1:]:
+            for line in output.strip().splitlines()[1:]:
                 name, value = line.split()
                 found.setdefault(name, []).append(float(value))
     few, many = LONG_MINUTES
