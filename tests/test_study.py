@@ -68,9 +68,7 @@ def test_folds_and_seeds_make_one_result_with_controls(cache_dir, tmp_path):
     assert set(written["controls"]) == {"logistic_regression", "time"}
     assert "model - time (subject)" in written["paired_differences"]
     assert written["data"]["normalisation"]["skin_conductance"] == {"mode": "subject", "looked_ahead": True}
-    assert sorted(path.name for path in tmp_path.glob("fold_*")) == [
-        f"fold_{fold}_seed_0" for fold in (0, 1)
-    ]
+    assert sorted(path.name for path in tmp_path.glob("fold_*")) == [f"fold_{fold}_seed_0" for fold in (0, 1)]
 
 
 def test_regression_with_ccc(cache_dir, tmp_path):
