@@ -165,6 +165,9 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config.training = config_dict.ConfigDict()
     config.training.stages = "visual,audio,fusion"  # or e.g. joint
     config.training.backbones_from = ""  # a run's folder: streams that it trained are not trained again
+    # fusion: each frozen backbone is computed once, and its features are kept in the cache
+    config.training.extract = True
+    config.training.extract_draws = 0  # augmented copies that training draws from; 0 is none, only clean ones
     config.training.loss = "ccc"  # or mse
     config.training.label_smoothing = 0.0
     config.training.visual = _stage()

@@ -139,6 +139,9 @@ def get_config() -> config_dict.ConfigDict:
     config.training = config_dict.ConfigDict()
     config.training.stages = "pulse,skin_conductance,temperature,fusion"
     config.training.backbones_from = ""  # a run's folder: streams that it trained are not trained again
+    # fusion: each frozen backbone is computed once, and its features are kept in the cache
+    config.training.extract = False
+    config.training.extract_draws = 0  # augmented copies that training draws from; 0 is none, only clean ones
     config.training.loss = ""  # cross_entropy; for values ccc or mse; "" is the first of them
     config.training.label_smoothing = 0.0
     config.training.pulse = _stage()

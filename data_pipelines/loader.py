@@ -20,12 +20,13 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.errors import UsageError
+from data_pipelines.feature_windows import FeatureWindows
 from data_pipelines.frame_windows import LogMelWindows, TargetFrameWindows
 from data_pipelines.items import ItemTable
 from data_pipelines.stream_windows import FrameWindows, Moment, SignalWindows
 
 Batch = dict[str, Any]
-StreamWindows = FrameWindows | SignalWindows | TargetFrameWindows | LogMelWindows
+StreamWindows = FrameWindows | SignalWindows | TargetFrameWindows | LogMelWindows | FeatureWindows
 
 PADDING = -1
 _MIXED_BLOCKS = 8

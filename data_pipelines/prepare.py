@@ -41,7 +41,7 @@ from data_pipelines.source import (
 )
 from data_pipelines.storage import Stopped, StoredSource
 
-__all__ = ["Interrupted", "main", "make_reader", "prepare"]
+__all__ = ["Interrupted", "main", "make_reader", "only_one", "prepare"]
 
 _NAMED_ENTRIES = 5
 _UNFINISHED_TEXT = (
@@ -105,7 +105,7 @@ def prepare(
     inputs.recall_scan(reader, out)
     scan = _scan(reader)
     out.mkdir(parents=True, exist_ok=True)
-    with _only_one(out, log):
+    with only_one(out, log):
         fingerprints = _fingerprints(reader, scan)
         if is_prepared(out):
             card = read_card(out)
@@ -177,7 +177,7 @@ def _check_folder(out: Path, raw: Path) -> None:
 
 
 @contextlib.contextmanager
-def _only_one(out: Path, log: Callable[[str], None]) -> Iterator[None]:
+def only_one(out: Path, log: Callable[[str], None]) -> Iterator[None]:
     """Keeps a second process from preparing the same folder; it waits and then finds it prepared."""
     descriptor = os.open(out, os.O_RDONLY)
     try:

@@ -14,7 +14,7 @@ import scipy.special
 
 from data_pipelines.errors import BadDataError, UsageError
 from data_pipelines.loader import PADDING
-from jmt_jax import control_models, frame_tables, logging, metrics, report, results, statistics
+from jmt_jax import control_models, extract, frame_tables, logging, metrics, report, results, statistics
 from jmt_jax.checkpoint import Checkpoints
 from jmt_jax.experiment import Data, Experiment, make_experiment
 from jmt_jax.models.model import present
@@ -89,7 +89,7 @@ def predict(
     shape = (tokens, experiment.num_outputs) if has_frames else (experiment.num_outputs,)
     logits = np.full((len(rows), *shape), np.nan, np.float32)
     place_of = {int(row): place for place, row in enumerate(rows)}
-    for batch in experiment.loader.evaluate(rows, global_batch_size=batch_size, shard=runtime.shard):
+    for batch in experiment.model_loader.evaluate(rows, global_batch_size=batch_size, shard=runtime.shard):
         batch = runtime.put_batch(batch)
         found, index, masks = runtime.fetch_rows(
             (eval_step(variables, batch), batch["index"], batch["masks"] if has_frames else {})
@@ -208,6 +208,8 @@ def evaluate_checkpoint(
     step = _find_step(checkpoints, str(config.eval.checkpoint), folder)
     like = abstract_variables(experiment, experiment.model("evaluation", None), runtime)
     variables = checkpoints.restore_variables(step, like)
+    if extract.is_wanted(experiment, stage):
+        experiment = extract.find(experiment, variables)
     logging.info(f"evaluating checkpoint {step} of stage {stage} on the {config.eval.split} part")
     return evaluate_run(
         experiment, runtime, variables, workdir, part=config.eval.split, seconds=seconds or {}

@@ -84,6 +84,8 @@ class Experiment:
       split: Who is in which part.
       rows: Part name (``train``, ``validation``, ``test``) to rows of the item table.
       loader: Makes batches of rows.
+      features: Makes batches whose streams are the tokens of frozen backbones (`extract`); None where the
+        backbones see the streams themselves.
       loss: What training lowers.
       fold, seed: Which.
     """
@@ -96,9 +98,19 @@ class Experiment:
     loss: losses.Loss
     fold: int
     seed: int
+    features: Loader | None = None
+
+    @property
+    def model_loader(self) -> Loader:
+        """Makes what the model takes."""
+        return self.features or self.loader
 
     def model(self, stage: str, axis_name: str | None = None) -> nn.Module:
-        """The model that a stage trains: one stream's backbone with a head, or everything."""
+        """The model that a stage trains: one stream's backbone with a head, or everything.
+
+        Fed with `features` it has no backbones, but takes the same variables: those of the backbones, whose
+        work is done, are left alone.
+        """
         config = self.config.model
         if stage in self.data.streams:
             streams, fusion = (stage,), "unimodal"
@@ -110,7 +122,7 @@ class Experiment:
         try:
             return build_model(
                 streams,
-                {stream: _without_weights(_plain(config[stream])) for stream in streams},
+                {stream: self._backbone(stream) for stream in streams},
                 {"name": fusion, **_plain(config[fusion])},
                 {"outputs": self.num_outputs, **_plain(head)},
                 frozen=streams if stage == "fusion" else (),
@@ -120,6 +132,9 @@ class Experiment:
             )
         except (ValueError, TypeError) as error:
             raise UsageError(f"the model of stage {stage!r} cannot be built: {error}") from error
+
+    def _backbone(self, stream: str) -> dict[str, Any]:
+        return backbone_options(self.config, stream) if self.features is None else {"name": "identity"}
 
     def of_stage(self, stage: str) -> Experiment:
         """The same with a loader of what a stage looks at: a stream's own stage does not load the others."""
@@ -190,6 +205,16 @@ def comma_separated(text: str | Sequence[str]) -> tuple[str, ...]:
     """``"a,b"`` as ``("a", "b")``."""
     parts = text.split(",") if isinstance(text, str) else text
     return tuple(part.strip() for part in parts if part.strip())
+
+
+def backbone_options(config: Config, stream: str) -> dict[str, Any]:
+    """The name and the arguments of a stream's backbone, without files of weights."""
+    return _without_weights(_plain(config.model[stream]))
+
+
+def window_options(config: Config, stream: str) -> dict[str, Any]:
+    """What ``config.data.streams.<stream>`` says."""
+    return _plain(config.data.streams[stream])
 
 
 def comma_separated_streams(config: Config) -> tuple[str, ...]:

@@ -9,11 +9,15 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import config_flags
 
 from data_pipelines.errors import BadDataError, Interrupted, UsageError
+
+if TYPE_CHECKING:
+    from data_pipelines.loader import Shard
 
 _USAGE = """Trains and evaluates joint multimodal transformers.
 
@@ -27,6 +31,8 @@ _USAGE = """Trains and evaluates joint multimodal transformers.
       Again with the same folder: goes on where the run was.
   python -m jmt_jax.main --mode=eval --workdir=RUN [--config.eval.split=validation]
       Evaluates a run's checkpoint again.
+  python -m jmt_jax.main --mode=extract --config=configs/affwild2.py --workdir=RUN [--shard=0/4]
+      Computes the features that the fusion trains on, alone or as one job of several that share the work.
 
 Exit codes: 0 done, 2 usage, 3 bad data, 75 stopped (the same command goes on)."""
 
@@ -37,13 +43,19 @@ def define_flags(argv: list[str]) -> list[str]:
     """Defines the flags.
 
     Returns:
-      The arguments; ``--mode=eval`` without a config takes that of the run in ``--workdir``.
+      The arguments; ``--mode=eval`` and ``extract`` without a config take that of the run in ``--workdir``.
     """
-    flags.DEFINE_enum("mode", "train", ["train", "eval"], "train, then test; or eval: test a checkpoint")
+    flags.DEFINE_enum(
+        "mode",
+        "train",
+        ["train", "eval", "extract"],
+        "train, then test; or eval: test a checkpoint; or extract: compute the frozen backbones' features",
+    )
+    flags.DEFINE_string("shard", "", "i/n with i from 0: the part of the recordings that mode extract does")
     flags.DEFINE_string("workdir", "", "the run's folder; a dated one below runs/ if not given")
     config_flags.DEFINE_config_file("config", None, "the configuration, e.g. configs/biovid.py")
     workdir = _given(argv, "workdir")
-    if _given(argv, "mode") != "eval" or _given(argv, "config") is not None or not workdir:
+    if _given(argv, "mode") not in ("eval", "extract") or _given(argv, "config") is not None or not workdir:
         return argv
     if not (Path(workdir) / "config.json").is_file():
         raise UsageError(f"there is no run in {workdir}: it has no config.json; give the --workdir of a run")
@@ -73,6 +85,8 @@ def parse(argv: list[str]) -> None:
 
 def run() -> None:
     """Does what the parsed flags say."""
+    if FLAGS.shard and FLAGS.mode != "extract":
+        raise UsageError(f"--shard={FLAGS.shard} is for --mode=extract; leave it out")
     workdir = Path(FLAGS.workdir) if FLAGS.workdir else _dated_workdir()
     started = time.monotonic()
     # JAX and the data libraries are imported here, so that --help and a mistyped flag answer at once.
@@ -84,6 +98,8 @@ def run() -> None:
     logging.info(runtime.description())
     if FLAGS.mode == "eval":
         study.run_evaluation(FLAGS.config, workdir)
+    elif FLAGS.mode == "extract":
+        study.run_extraction(FLAGS.config, workdir, _shard())
     else:
         study.run(FLAGS.config, workdir)
     logging.info(f"done in {time.monotonic() - started:.0f} s; run folder: {workdir}")
@@ -122,6 +138,22 @@ def _given(argv: list[str], name: str) -> str | None:
     return None
 
 
+def _shard() -> Shard | None:
+    """What ``--shard`` says.
+
+    Raises:
+      UsageError: It is no shard.
+    """
+    if not FLAGS.shard:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", FLAGS.shard)
+    if not match or int(match[1]) >= int(match[2]):
+        raise UsageError(f"--shard={FLAGS.shard} is none; expected i/n with i from 0 to n - 1, e.g. 0/4")
+    from data_pipelines.loader import Shard
+
+    return Shard(int(match[1]), int(match[2]))
+
+
 def _dated_workdir() -> Path:
     """``runs/<date>_<time>``, with a number behind it where that is taken."""
     name = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
@@ -134,7 +166,7 @@ def _dated_workdir() -> Path:
 
 
 def _help() -> str:
-    defined = ["mode", "workdir", "config"]
+    defined = ["mode", "shard", "workdir", "config"]
     lines = [f"  --{name}: {FLAGS[name].help}" for name in defined]
     return f"{_USAGE}\n\nOptions:\n" + "\n".join(lines)
 

@@ -125,6 +125,11 @@ class Runtime:
             return multihost_utils.process_allgather(tree, tiled=True)
         return jax.tree.map(np.asarray, tree)
 
+    def wait_for_all(self, what: str) -> None:
+        """Returns when every process has come here; ``what`` is the same in all of them."""
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(what)
+
     def compile_once(self, make: Callable[..., Any]) -> Callable:
         """A function that makes a state, compiled quickly as it runs once; its value is on every device."""
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"

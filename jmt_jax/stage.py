@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from data_pipelines.errors import BadDataError, UsageError
-from jmt_jax import evaluate, logging
+from data_pipelines.loader import Shard
+from jmt_jax import evaluate, extract, logging
 from jmt_jax.checkpoint import Checkpoints, to_json
 from jmt_jax.experiment import Experiment
 from jmt_jax.models.parameters import parameter_table
@@ -66,12 +67,7 @@ class Stage:
         self._model = experiment.model(name, runtime.axis_name)
         self._optimizer = make_optimizer(options, make_schedule(options, self._total_steps, steps_per_epoch))
         self._checkpoints = Checkpoints(workdir / "checkpoints" / name)
-        self._batches = experiment.loader.train(
-            experiment.rows["train"],
-            global_batch_size=options.global_batch_size,
-            seed=self._seed,
-            shard=runtime.shard,
-        )
+        self._batches = self._train_batches()
         self._best: dict[str, Any] = {"best_step": -1, "best_value": None, "best_loss": None}
 
     def train(self, backbones: Params) -> Params:
@@ -81,6 +77,8 @@ class Stage:
           backbones: Backbones that earlier stages trained, ``{"params": {"backbone_x": ..}, ..}``.
         """
         variables = self._initial_variables(backbones)
+        if extract.is_wanted(self._experiment, self._name):
+            self._use(extract.with_features(self._experiment, variables, self._runtime))
         trainable = self._experiment.trainable(self._name, variables["params"])
         create = functools.partial(
             TrainState.create,
@@ -101,6 +99,40 @@ class Stage:
         best = self._checkpoints.restore_variables(self._checkpoints.best_step(), state.evaluated_variables)
         self._checkpoints.close()
         return best
+
+    @property
+    def experiment(self) -> Experiment:
+        """The fold as this stage looks at it; on features once it has been trained on them."""
+        return self._experiment
+
+    def extract(self, backbones: Params, shard: Shard | None) -> bool:
+        """Extracts the features that `train` would train on; of one shard alone where one is given.
+
+        Returns:
+          Whether all of them are there.
+        """
+        self._checkpoints.close()
+        variables = self._initial_variables(backbones)
+        if shard is None:
+            extract.with_features(self._experiment, variables, self._runtime)
+            return True
+        extractions = extract.plan(self._experiment, variables)
+        extract.run(extractions, shard)
+        return extract.finish(extractions)
+
+    def _use(self, experiment: Experiment) -> None:
+        """Trains on what this experiment's loader and model are instead."""
+        self._experiment = experiment
+        self._model = experiment.model(self._name, self._runtime.axis_name)
+        self._batches = self._train_batches()
+
+    def _train_batches(self) -> Any:
+        return self._experiment.model_loader.train(
+            self._experiment.rows["train"],
+            global_batch_size=self._experiment.config.training[self._name].global_batch_size,
+            seed=self._seed,
+            shard=self._runtime.shard,
+        )
 
     def adopt(self, folder: Path) -> Params:
         """The best variables out of the checkpoints of another run's same stage.

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import jax
 
 from data_pipelines.errors import UsageError
+from data_pipelines.loader import Shard
 from jmt_jax import evaluate, logging, report
 from jmt_jax.experiment import Config, Data, make_experiment, num_folds, open_data
-from jmt_jax.train import train_and_evaluate
+from jmt_jax.train import extract_features, train_and_evaluate
 from jmt_jax.trained_backbones import flat, fold_folder
 
 
@@ -74,6 +75,22 @@ def run_evaluation(config: Config, workdir: Path) -> dict[str, Any]:
             config, data, outcomes, workdir, part=part, is_main=jax.process_index() == 0
         )
     return written
+
+
+def run_extraction(config: Config, workdir: Path, shard: Shard | None) -> None:
+    """Extracts the features of every fold and seed; of one shard's recordings where one is given."""
+    data = open_data(config)
+    if shard is None:
+        _write_config(config, workdir)
+    runs = _runs(config, data, workdir)
+    finished = [
+        extract_features(config, one.folder, data=data, fold=one.fold, seed=one.seed, shard=shard)
+        for one in runs
+    ]
+    if all(finished):
+        logging.info("all features are extracted")
+    else:
+        logging.info("this shard is done; the one that finishes last puts the features together")
 
 
 def _runs(config: Config, data: Data, workdir: Path) -> list[_Run]:

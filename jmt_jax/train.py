@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.errors import UsageError
+from data_pipelines.loader import Shard
 from jmt_jax import evaluate, logging, trained_backbones
 from jmt_jax.experiment import Config, Data, Experiment, make_experiment, open_data
 from jmt_jax.runtime import Runtime
@@ -57,15 +59,65 @@ def train_and_evaluate(
         one = Stage(experiment, name, runtime, workdir, metrics_file)
         trained = trained_backbones.find(config, name, fold, seed)
         variables = one.adopt(trained) if trained else one.train(backbones)
-        for kind, tree in variables.items():
-            backbones[kind].update({part: tree[part] for part in tree if part.startswith("backbone_")})
+        _keep_backbones(backbones, variables)
         seconds[name] = time.monotonic() - stage_started
     metrics_file.close()
 
     seconds["total"] = time.monotonic() - started
     part = config.eval.split
-    written = evaluate.evaluate_run(experiment, runtime, variables, workdir, part=part, seconds=seconds)
+    written = evaluate.evaluate_run(one.experiment, runtime, variables, workdir, part=part, seconds=seconds)
     return Run(variables, written)
+
+
+def extract_features(
+    config: Config, workdir: Path, *, data: Data, fold: int = 0, seed: int = 0, shard: Shard | None = None
+) -> bool:
+    """Extracts the features that the fusion of one fold with one seed trains on and is evaluated on.
+
+    Args:
+      config: The configuration.
+      workdir: The run's folder; stages that come before the fusion are trained in it where they are not.
+      data: From `open_data`.
+      fold: Number of the fold.
+      seed: Seed.
+      shard: Which part of the recordings, where several jobs share them; nothing is trained then.
+
+    Returns:
+      Whether the features of all recordings are there.
+
+    Raises:
+      UsageError: No stage has frozen backbones, or ``training.extract`` is False.
+      BadDataError: A shard is to be extracted, and a stage that comes before is not finished.
+    """
+    runtime = Runtime.create(config.parallelism)
+    experiment = make_experiment(config, data, fold=fold, seed=seed)
+    if not config.training.extract:
+        raise UsageError(
+            "training.extract is False: training would not read the features; give "
+            "--config.training.extract=True here and there"
+        )
+    if "fusion" not in experiment.stages:
+        raise UsageError(
+            f"training.stages={config.training.stages!r} has no fusion; only its backbones are frozen, so "
+            "there are no features to extract"
+        )
+    metrics_file = logging.MetricsFile(workdir, is_main=runtime.is_main and shard is None)
+    backbones: Params = {"params": {}, "batch_stats": {}}
+    for name in experiment.stages[: experiment.stages.index("fusion")]:
+        one = Stage(experiment, name, runtime, workdir, metrics_file)
+        trained = trained_backbones.find(config, name, fold, seed)
+        if trained is None and shard is not None:
+            trained = workdir / "checkpoints" / name
+        variables = one.adopt(trained) if trained else one.train(backbones)
+        _keep_backbones(backbones, variables)
+    metrics_file.close()
+    return Stage(experiment, "fusion", runtime, workdir, metrics_file).extract(backbones, shard)
+
+
+def _keep_backbones(backbones: Params, variables: Params) -> None:
+    """Puts the backbones of a trained stage among those that later ones start from."""
+    for kind, tree in variables.items():
+        backbones[kind].update({part: tree[part] for part in tree if part.startswith("backbone_")})
 
 
 def _log_experiment(experiment: Experiment) -> None:

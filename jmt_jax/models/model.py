@@ -37,6 +37,8 @@ BACKBONES: dict[str, type[nn.Module]] = {
     "gru": GRU,
     "pair": Pair,
 }
+# These look at an item's tokens together: what they say of one depends on the others.
+READING_TOKENS_TOGETHER = frozenset({"gru"})
 FUSIONS: dict[str, type[nn.Module]] = {
     "jmt": JMT,
     "concat": Concat,
@@ -268,6 +270,12 @@ def build_backbone(
 ) -> nn.Module:
     """One stream's network by itself; arguments and errors as `build_model`."""
     return _build("backbone", BACKBONES, config, axis_name=axis_name, dtype=dtype)
+
+
+def reads_tokens_together(config: Mapping[str, Any]) -> bool:
+    """Whether a backbone, or one that it is made of, looks at an item's tokens together."""
+    parts = (value for value in config.values() if isinstance(value, Mapping))
+    return config.get("name") in READING_TOKENS_TOGETHER or any(map(reads_tokens_together, parts))
 
 
 def _build(
