@@ -34,6 +34,8 @@ from jmt_jax.train_state import Params
 PARTS = ("train", "validation", "test")
 # Options of a stream's windows that change how fast it is read, or training's copies only.
 _NOT_SEEN = ("decoded_bytes", "augment")
+# Of each set, in memory: a block of 512 frames is a megabyte at the paper's width.
+_CACHE_BYTES = 256 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +130,10 @@ def opened(experiment: Experiment, extractions: list[Extraction]) -> Experiment:
     windows = {}
     for stream in experiment.data.streams:
         own = [one for one in extractions if one.stream == stream]
-        clean, *draws = [FeatureSet(PreparedSet.open(one.folder), one.reader.units) for one in own]
+        clean, *draws = [
+            FeatureSet(PreparedSet.open(one.folder, max_cache_bytes=_CACHE_BYTES), one.reader.units)
+            for one in own
+        ]
         length = experiment.loader.streams[stream].mask_length
         windows[stream] = FeatureWindows(stream, clean, draws, mask_length=length)
     loader = dataclasses.replace(experiment.loader, streams=windows)

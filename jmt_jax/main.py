@@ -9,15 +9,11 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import config_flags
 
 from data_pipelines.errors import BadDataError, Interrupted, UsageError
-
-if TYPE_CHECKING:
-    from data_pipelines.loader import Shard
 
 _USAGE = """Trains and evaluates joint multimodal transformers.
 
@@ -81,12 +77,11 @@ def parse(argv: list[str]) -> None:
         raise UsageError(
             "no --config given; try --config=configs/biovid.py, or --mode=eval with a run's --workdir"
         )
+    _shard()
 
 
 def run() -> None:
     """Does what the parsed flags say."""
-    if FLAGS.shard and FLAGS.mode != "extract":
-        raise UsageError(f"--shard={FLAGS.shard} is for --mode=extract; leave it out")
     workdir = Path(FLAGS.workdir) if FLAGS.workdir else _dated_workdir()
     started = time.monotonic()
     # JAX and the data libraries are imported here, so that --help and a mistyped flag answer at once.
@@ -138,20 +133,20 @@ def _given(argv: list[str], name: str) -> str | None:
     return None
 
 
-def _shard() -> Shard | None:
-    """What ``--shard`` says.
+def _shard() -> tuple[int, int] | None:
+    """Number and count out of ``--shard``; None without it.
 
     Raises:
-      UsageError: It is no shard.
+      UsageError: It is no shard, or the mode knows none.
     """
     if not FLAGS.shard:
         return None
+    if FLAGS.mode != "extract":
+        raise UsageError(f"--shard={FLAGS.shard} is for --mode=extract; leave it out")
     match = re.fullmatch(r"(\d+)/(\d+)", FLAGS.shard)
     if not match or int(match[1]) >= int(match[2]):
         raise UsageError(f"--shard={FLAGS.shard} is none; expected i/n with i from 0 to n - 1, e.g. 0/4")
-    from data_pipelines.loader import Shard
-
-    return Shard(int(match[1]), int(match[2]))
+    return int(match[1]), int(match[2])
 
 
 def _dated_workdir() -> Path:

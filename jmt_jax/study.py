@@ -77,14 +77,21 @@ def run_evaluation(config: Config, workdir: Path) -> dict[str, Any]:
     return written
 
 
-def run_extraction(config: Config, workdir: Path, shard: Shard | None) -> None:
-    """Extracts the features of every fold and seed; of one shard's recordings where one is given."""
+def run_extraction(config: Config, workdir: Path, shard: tuple[int, int] | None) -> None:
+    """Extracts the features of every fold and seed.
+
+    Args:
+      config: The configuration.
+      workdir: The run's folder.
+      shard: Number, from 0, and count of the jobs that share the recordings; None for all of them.
+    """
     data = open_data(config)
     if shard is None:
         _write_config(config, workdir)
+    part = None if shard is None else Shard(*shard)
     runs = _runs(config, data, workdir)
     finished = [
-        extract_features(config, one.folder, data=data, fold=one.fold, seed=one.seed, shard=shard)
+        extract_features(config, one.folder, data=data, fold=one.fold, seed=one.seed, shard=part)
         for one in runs
     ]
     if all(finished):

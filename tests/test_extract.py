@@ -1,59 +1,164 @@
-"""Frozen backbones computed once: the same results, each token once, the same bytes however it comes about."""
+"""Frozen backbones computed once: the results of computing them again, under a key of what decides them."""
 
 from __future__ import annotations
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import tiny
 
 from data_pipelines import features
-from jmt_jax import results, study
+from data_pipelines.errors import BadDataError, UsageError
+from jmt_jax import evaluate, extract, results, study
+from jmt_jax.experiment import make_experiment, open_data
+from jmt_jax.runtime import Runtime
 
-NO_AUGMENTATION = {
-    f"data__streams__visual__augment__{name}": 0.0
-    for name in ("brightness", "contrast", "flip_probability", "shift")
+# Backbones as they are initialised: what they say is all the same here, and no stage trains them.
+AFFWILD2 = {
+    "model__fusion": "concat",
+    "model__concat__dim": 8,
+    "training__stages": "fusion",
+    **{
+        f"data__streams__visual__augment__{name}": 0.0
+        for name in ("brightness", "contrast", "flip_probability", "shift")
+    },
 }
-SMALL = {"model__fusion": "concat", "model__concat__dim": 8, **NO_AUGMENTATION}
 
 
 @pytest.fixture(scope="module")
 def raw(cache_dir, tmp_path_factory):
-    """A finished run whose fusion has the backbones compute everything again: (folder, results)."""
+    """A run whose fusion has the backbones compute everything again and again."""
     workdir = tmp_path_factory.mktemp("raw")
-    config = tiny.shrunk("affwild2", cache_dir, training__extract=False, **SMALL)
-    return workdir, study.run(config, workdir)
+    study.run(tiny.shrunk("affwild2", cache_dir, training__extract=False, **AFFWILD2), workdir)
+    return workdir
 
 
-def _fusion_rows(workdir):
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in rows if row["stage"] == "fusion"]
-
-
-def test_the_fusion_on_features_is_the_fusion_on_raw_streams(raw, cache_dir, tmp_path, monkeypatch):
-    computed = []
+@pytest.fixture(scope="module")
+def extracted(cache_dir, tmp_path_factory):
+    """The same on features: (config, folder, what was computed)."""
+    workdir, computed = tmp_path_factory.mktemp("features"), []
     plain = features.FeatureReader._encode_batch
 
     def counted(self, rows, found):
         computed.extend(
-            (self._stream, row.recording, row.first + i) for row in rows for i in range(row.count)
+            (self._stream, row.recording, row.first + place) for row in rows for place in range(row.count)
         )
         return plain(self, rows, found)
 
-    monkeypatch.setattr(features.FeatureReader, "_encode_batch", counted)
-    options = {**SMALL, "training__backbones_from": str(raw[0])}
-    config = tiny.shrunk("affwild2", cache_dir, **options)
-    written = study.run(config, tmp_path / "features")
-    assert computed and len(set(computed)) == len(computed)
-    for ours, theirs in zip(_fusion_rows(tmp_path / "features"), _fusion_rows(raw[0]), strict=True):
-        assert ours.keys() == theirs.keys()
-        for name, value in theirs.items():
-            assert (
-                ours[name] == value
-                if isinstance(value, str)
-                else ours[name] == pytest.approx(value, abs=1e-4)
-            )
-    table, _ = results.load_predictions(tmp_path / "features" / "predictions" / "validation.csv")
-    wanted, _ = results.load_predictions(raw[0] / "predictions" / "validation.csv")
-    np.testing.assert_allclose(table.outputs, wanted.outputs, atol=1e-4)
+    config = tiny.shrunk("affwild2", cache_dir, **AFFWILD2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features.FeatureReader, "_encode_batch", counted)
+        study.run(config, workdir)
+    return config, workdir, computed
+
+
+def _rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_fusion_on_features_is_the_fusion_on_raw_streams(raw, extracted):
+    _, workdir, _ = extracted
+    ours, theirs = _rows(workdir), _rows(raw)
+    assert len(ours) == len(theirs) > 1
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.keys() == other.keys() and one["step"] == other["step"]
+        for name in other.keys() - {"stage", "part"}:
+            assert one[name] == pytest.approx(other[name], abs=1e-4), name
+    tables = [results.load_predictions(x / "predictions" / "validation.csv")[0] for x in (workdir, raw)]
+    np.testing.assert_allclose(tables[0].outputs, tables[1].outputs, atol=1e-4)
+
+
+def test_each_token_of_all_parts_is_computed_once(extracted):
+    config, _, computed = extracted
+    items = open_data(config).items
+    wanted = {
+        (stream, number, int(frame))
+        for stream in ("visual", "audio")
+        for number, frames in zip(items.recording, items.token_frames, strict=True)
+        for frame in frames[frames >= 0]
+        if stream in items.recordings[number].sources
+    }
+    assert len(computed) == len(set(computed)) and set(computed) == wanted
+
+
+def test_evaluation_reads_the_features_that_are_there(extracted, monkeypatch):
+    config, workdir, _ = extracted
+    monkeypatch.setattr(features.FeatureReader, "_encode_batch", None)
+    before = (workdir / "predictions" / "validation.csv").read_bytes()
+    study.run_evaluation(config, workdir)
+    assert (workdir / "predictions" / "validation.csv").read_bytes() == before
+
+
+def _folders(config, change=0.0):
+    """Folders of the features of a configuration's backbones, all weights the same but one."""
+    experiment = make_experiment(config, open_data(config), fold=0, seed=0)
+    runtime = Runtime.create("jit")
+    shapes = evaluate.abstract_variables(experiment, experiment.model("fusion"), runtime)
+    variables = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)
+    leaves, structure = jax.tree.flatten(variables["params"]["backbone_visual"])
+    leaves[0].flat[0] += change
+    variables["params"]["backbone_visual"] = jax.tree.unflatten(structure, leaves)
+    return {(one.stream, one.draw): one.folder for one in extract.plan(experiment, variables)}
+
+
+def test_the_key_is_of_all_that_decides_the_features_and_of_nothing_else(cache_dir):
+    def folders(change=0.0, **options):
+        return _folders(tiny.shrunk("affwild2", cache_dir, **{**AFFWILD2, **options}), change)
+
+    plain = folders()
+    assert folders(change=1e-6)["visual", 0] != plain["visual", 0]
+    assert folders(change=1e-6)["audio", 0] == plain["audio", 0]
+    assert folders(data__streams__visual__reach_frames=6)["visual", 0] != plain["visual", 0]
+    assert folders(model__visual__reduction="max")["visual", 0] != plain["visual", 0]
+    for same in (
+        {"data__grid__label_shift_seconds": 0.2},
+        {"data__streams__visual__decoded_bytes": 10_000},
+        {"data__streams__visual__augment__brightness": 0.3},
+        {"model__concat__dim": 4, "training__fusion__learning_rate": 0.5, "seeds": (1,)},
+    ):
+        with_options = tiny.shrunk("affwild2", cache_dir, **AFFWILD2)
+        with with_options.unlocked():
+            with_options.update_from_flattened_dict({k.replace("__", "."): v for k, v in same.items()})
+        assert _folders(with_options) == plain, same
+    draws = folders(training__extract_draws=2)
+    assert len(set(draws.values())) == 6 and plain.items() <= draws.items()
+    other = folders(training__extract_draws=1, data__streams__visual__augment__brightness=0.3)
+    assert other["visual", 1] != draws["visual", 1] and other["audio", 1] == draws["audio", 1]
+    with pytest.raises(UsageError, match="extract_draws=-1"):
+        folders(training__extract_draws=-1)
+
+
+def test_clips_in_shards_then_trained_on(cache_dir, tmp_path):
+    """BioVid's one signal, in two jobs: nothing is left for training to compute."""
+    options = {"model__streams": "physio", "model__fusion": "concat", "training__extract": True}
+    options |= {"training__stages": "fusion", "training__extract_draws": 1, "data__cache_dir": str(cache_dir)}
+    config = tiny.shrunk("biovid", cache_dir, **options)
+    computed = []
+    plain = features.FeatureReader._encode_batch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            features.FeatureReader,
+            "_encode_batch",
+            lambda self, rows, found: computed.append(len(rows)) or plain(self, rows, found),
+        )
+        for index in range(2):
+            study.run_extraction(config, tmp_path / "run", (index, 2))
+        # 20 clips, and a copy of the 12 or so of training; each one row.
+        assert 20 < sum(computed) <= 40
+        done = len(computed)
+        study.run(config, tmp_path / "run")
+        assert len(computed) == done
+    assert (tmp_path / "run" / "results.json").exists()
+
+
+def test_what_cannot_be_extracted_is_a_sentence(cache_dir, tmp_path):
+    for options, error, message in (
+        ({"training__extract": False}, UsageError, "training.extract"),
+        ({"training__stages": "joint"}, UsageError, "no fusion"),
+        ({"training__stages": "visual,audio,fusion"}, BadDataError, "at step None"),
+    ):
+        config = tiny.shrunk("affwild2", cache_dir, **{**AFFWILD2, **options})
+        with pytest.raises(error, match=message):
+            study.run_extraction(config, tmp_path / "run", (0, 2))

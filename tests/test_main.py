@@ -60,6 +60,8 @@ def test_help_answers_without_importing_jax():
         (["--config=configs/biovid.py", "train"], 2, "'train'"),
         (["--confg=configs/biovid.py"], 2, "confg"),
         (["--mode=eval", "--workdir=nowhere"], 2, "nowhere"),
+        (["--config=configs/affwild2.py", "--mode=extract", "--shard=2/2"], 2, "i/n"),
+        (["--config=configs/affwild2.py", "--shard=0/2"], 2, "--mode=extract"),
         (["--config=configs/biovid.py", "--config.data.dir=nowhere"], 3, "nowhere"),
         (["--config=configs/biovid.py", "--config.data.dir=tests"], 3, "samples.csv"),
         (["--config=configs/stress.py", "--config.data.dir=configs"], 3, "configs"),

@@ -1,0 +1,135 @@
+"""An epoch of the fusion on extracted features beside one whose frozen backbones compute everything again.
+
+Makes a few short Affwild2 videos, extracts the features of the paper's networks (R(2+1)D-18 and ResNet18, 16
+tokens of 8 frames of 112x112 and one second of sound), and times training steps of the JMT both ways, loading
+included, in one process on the same items. Prints one JSON line. Nothing is asserted.
+
+    python benchmarks/extract.py --seconds=4 --raw_steps=2
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from jmt_jax import extract  # noqa: E402
+from jmt_jax.experiment import Experiment, make_experiment, open_data  # noqa: E402
+from jmt_jax.optimizer import make_optimizer, make_schedule  # noqa: E402
+from jmt_jax.runtime import Runtime  # noqa: E402
+from jmt_jax.steps import make_train_step  # noqa: E402
+from jmt_jax.train_state import Params, TrainState  # noqa: E402
+
+_WARM_UP_STEPS = 2
+
+
+def time_epochs(config: Any, *, raw_steps: int = 2, feature_steps: int = 50) -> dict[str, float]:
+    """Seconds of an epoch of the stage ``fusion`` both ways; loading is part of it, validation is not.
+
+    Args:
+      config: A configuration; its backbones stay as they are initialised, which costs the same.
+      raw_steps: Measured steps that compute the backbones again; the epoch is scaled from them.
+      feature_steps: Measured steps on features.
+
+    Returns:
+      ``raw_epoch_seconds``, ``features_epoch_seconds``, their ``ratio``, ``extraction_seconds`` (compilation
+      included; 0 or so where the features were there), ``tokens_extracted`` (of all streams and parts) and
+      ``sequences`` (of an epoch).
+    """
+    experiment = make_experiment(config, open_data(config), fold=0, seed=0)
+    runtime = Runtime.create(config.parallelism)
+    model, example = experiment.model("fusion"), experiment.loader.example_batch(1)
+
+    def init(batch: Any) -> Params:
+        return model.init(jax.random.key(0), batch["inputs"], batch["masks"], train=False)
+
+    variables = {"batch_stats": {}, **runtime.compile_once(init)(example)}
+    started = time.monotonic()
+    ready = extract.with_features(experiment, variables, runtime)
+    extraction_seconds = time.monotonic() - started
+    sequences = len(experiment.rows["train"])
+    steps = sequences / config.training.fusion.global_batch_size
+    raw = steps * _step_seconds(experiment, variables, runtime, raw_steps)
+    on_features = steps * _step_seconds(ready, variables, runtime, feature_steps)
+    return {
+        "raw_epoch_seconds": raw,
+        "features_epoch_seconds": on_features,
+        "ratio": raw / on_features,
+        "extraction_seconds": extraction_seconds,
+        "tokens_extracted": sum(
+            len(units) for one in extract.plan(experiment, variables) for units in one.reader.units.values()
+        ),
+        "sequences": sequences,
+    }
+
+
+def _step_seconds(experiment: Experiment, variables: Params, runtime: Runtime, steps: int) -> float:
+    """Seconds of a training step with its loading, after the first ones."""
+    options = experiment.config.training.fusion
+    optimizer = make_optimizer(options, make_schedule(options, 1000, 100))
+    trainable = experiment.trainable("fusion", variables["params"])
+    body = make_train_step(
+        experiment.model("fusion", runtime.axis_name),
+        experiment.loss,
+        optimizer,
+        trainable=trainable,
+        seed=0,
+        axis_name=runtime.axis_name,
+    )
+    step = runtime.compile(body)
+    state = runtime.put_state(TrainState.create(variables, optimizer, trainable))
+    batches: Iterator[Any] = experiment.model_loader.train(
+        experiment.rows["train"], global_batch_size=options.global_batch_size, seed=0, shard=runtime.shard
+    )
+    for batch in itertools.islice(batches, _WARM_UP_STEPS):
+        state, measured = step(state, runtime.put_batch(batch))
+    jax.block_until_ready(measured)
+    started = time.monotonic()
+    for batch in itertools.islice(batches, steps):
+        state, measured = step(state, runtime.put_batch(batch))
+    jax.block_until_ready(measured)
+    return (time.monotonic() - started) / steps
+
+
+def paper_config(cache_dir: str, seconds: float, batch_size: int) -> Any:
+    """The paper's windows and networks on a few short videos, with every frame a target."""
+    path = Path(__file__).resolve().parents[1] / "configs" / "affwild2.py"
+    spec = importlib.util.spec_from_file_location("affwild2", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config("paper")
+    config.data.cache_dir = cache_dir
+    config.data.sample.update(train=2, validation=1, test=1, seconds=seconds)
+    config.data.grid.schedule = "every_frame"
+    config.training.stages = "fusion"
+    config.training.fusion.global_batch_size = config.eval.global_batch_size = batch_size
+    return config
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of a video")
+    parser.add_argument("--batch_size", type=int, default=2)
+    parser.add_argument("--raw_steps", type=int, default=2)
+    parser.add_argument("--feature_steps", type=int, default=50)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as cache_dir:
+        config = paper_config(cache_dir, given.seconds, given.batch_size)
+        found = time_epochs(config, raw_steps=given.raw_steps, feature_steps=given.feature_steps)
+    print(json.dumps({name: round(value, 4) for name, value in found.items()}))
+
+
+if __name__ == "__main__":
+    main()
