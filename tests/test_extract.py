@@ -11,6 +11,7 @@ import tiny
 
 from data_pipelines import features
 from data_pipelines.errors import BadDataError, UsageError
+from data_pipelines.loader import Shard
 from jmt_jax import evaluate, extract, results, study
 from jmt_jax.experiment import make_experiment, open_data
 from jmt_jax.runtime import Runtime
@@ -37,7 +38,7 @@ def raw(cache_dir, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def extracted(cache_dir, tmp_path_factory):
-    """The same on features: (config, folder, what was computed)."""
+    """The same on features, which two jobs have extracted: (config, folder, what was computed)."""
     workdir, computed = tmp_path_factory.mktemp("features"), []
     plain = features.FeatureReader._encode_batch
 
@@ -50,7 +51,11 @@ def extracted(cache_dir, tmp_path_factory):
     config = tiny.shrunk("affwild2", cache_dir, **AFFWILD2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features.FeatureReader, "_encode_batch", counted)
+        for index in range(2):
+            study.run_extraction(config, workdir, (index, 2))
+        done = len(computed)
         study.run(config, workdir)
+    assert len(computed) == done > 0
     return config, workdir, computed
 
 
@@ -91,16 +96,18 @@ def test_evaluation_reads_the_features_that_are_there(extracted, monkeypatch):
     assert (workdir / "predictions" / "validation.csv").read_bytes() == before
 
 
-def _folders(config, change=0.0):
-    """Folders of the features of a configuration's backbones, all weights the same but one."""
+def _frozen(config, change=0.0):
+    """An experiment and variables: all weights are the same, but one of the first stream."""
     experiment = make_experiment(config, open_data(config), fold=0, seed=0)
-    runtime = Runtime.create("jit")
-    shapes = evaluate.abstract_variables(experiment, experiment.model("fusion"), runtime)
-    variables = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)
-    leaves, structure = jax.tree.flatten(variables["params"]["backbone_visual"])
+    shapes = evaluate.abstract_variables(experiment, experiment.model("fusion"), Runtime.create("jit"))
+    variables = jax.tree.map(lambda x: np.full(x.shape, 0.1, x.dtype), shapes)
+    leaves = jax.tree.leaves(variables["params"][f"backbone_{experiment.data.streams[0]}"])
     leaves[0].flat[0] += change
-    variables["params"]["backbone_visual"] = jax.tree.unflatten(structure, leaves)
-    return {(one.stream, one.draw): one.folder for one in extract.plan(experiment, variables)}
+    return experiment, variables
+
+
+def _folders(config, change=0.0):
+    return {(one.stream, one.draw): one.folder for one in extract.plan(*_frozen(config, change))}
 
 
 def test_the_key_is_of_all_that_decides_the_features_and_of_nothing_else(cache_dir):
@@ -130,27 +137,26 @@ def test_the_key_is_of_all_that_decides_the_features_and_of_nothing_else(cache_d
         folders(training__extract_draws=-1)
 
 
-def test_clips_in_shards_then_trained_on(cache_dir, tmp_path):
-    """BioVid's one signal, in two jobs: nothing is left for training to compute."""
-    options = {"model__streams": "physio", "model__fusion": "concat", "training__extract": True}
-    options |= {"training__stages": "fusion", "training__extract_draws": 1, "data__cache_dir": str(cache_dir)}
-    config = tiny.shrunk("biovid", cache_dir, **options)
-    computed = []
-    plain = features.FeatureReader._encode_batch
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            features.FeatureReader,
-            "_encode_batch",
-            lambda self, rows, found: computed.append(len(rows)) or plain(self, rows, found),
-        )
-        for index in range(2):
-            study.run_extraction(config, tmp_path / "run", (index, 2))
-        # 20 clips, and a copy of the 12 or so of training; each one row.
-        assert 20 < sum(computed) <= 40
-        done = len(computed)
-        study.run(config, tmp_path / "run")
-        assert len(computed) == done
-    assert (tmp_path / "run" / "results.json").exists()
+def test_clips_and_their_one_window_of_a_signal(cache_dir):
+    """BioVid: a unit is an item; training draws from an augmented copy, evaluation reads the clean one."""
+    options = {"model__streams": "physio", "training__extract_draws": 1, "data__cache_dir": str(cache_dir)}
+    experiment, variables = _frozen(tiny.shrunk("biovid", cache_dir, **options))
+    extractions = extract.plan(experiment, variables)
+    for index in range(2):
+        extract.run(extractions, Shard(index, 2))
+    assert extract.finish(extractions)
+    ready = extract.opened(experiment, extractions).features
+    train = set(experiment.rows["train"].tolist())
+    for row in range(len(experiment.data.items)):
+        raw, item = experiment.loader.load_item(row), ready.load_item(row)
+        np.testing.assert_array_equal(item["masks"]["physio"], raw["masks"]["physio"])
+        padded = np.zeros((4, *raw["inputs"]["physio"].shape), np.float32)
+        padded[0] = raw["inputs"]["physio"]
+        wanted = extractions[0].reader._encode(padded, np.array([[True], [False], [False], [False]]))[0]
+        np.testing.assert_allclose(item["inputs"]["physio"], wanted, rtol=1e-5)
+        if row in train:
+            drawn = ready.load_item(row, np.random.default_rng(row))["inputs"]["physio"]
+            assert drawn.shape == wanted.shape and not np.allclose(drawn, wanted, rtol=1e-5)
 
 
 def test_what_cannot_be_extracted_is_a_sentence(cache_dir, tmp_path):
