@@ -41,6 +41,7 @@ from benchmarks.affwild2_files import (  # noqa: E402
     RELEASE_RATE_HZ,
     Files,
     make_loader,
+    open_prepared,
     peak_mib,
     write_long,
 )
@@ -50,7 +51,6 @@ from data_pipelines.media import audio, spectrogram, video  # noqa: E402
 from data_pipelines.readers.affwild2 import Affwild2  # noqa: E402
 from data_pipelines.readers.affwild2_files import CROPS_FOLDER  # noqa: E402
 from data_pipelines.shared_spectra import SharedSpectra  # noqa: E402
-from data_pipelines.source import PreparedSet  # noqa: E402
 from data_pipelines.stream_windows import StoredSignal  # noqa: E402
 
 LONG_MINUTES, LONG_BATCHES = (1, 30), 16
@@ -188,13 +188,13 @@ def measure_steady_loader(files: Files, arguments: argparse.Namespace) -> Table:
 def compare(files: Files, arguments: argparse.Namespace, minutes: int = 0) -> Table:
     """Both loaders on the same files, in turn."""
     files.make(minutes)
-    prepared = PreparedSet.open(files.prepared)
+    prepared = open_prepared(files.prepared)
     loader = make_loader(prepared)
     items = loader.items
     with_both = np.array([len(r.sources) == 2 for r in items.recordings])[items.recording]
     blocks = np.unique(items.block[with_both])[: arguments.blocks]
     rows = np.flatnonzero(with_both & np.isin(items.block, blocks))
-    rows = BlockOrder(rows, items.block[rows], seed=0).epoch(0)
+    rows = BlockOrder(rows, items.block[rows], seed=0, mixed_blocks=loader.mixed_blocks).epoch(0)
     obvious = Obvious(loader, rows, files)
     for row in rows[:: max(1, len(rows) // 8)]:
         ours, theirs = loader.load_item(int(row))["inputs"], obvious.load(int(row), Shares())
@@ -203,7 +203,7 @@ def compare(files: Files, arguments: argparse.Namespace, minutes: int = 0) -> Ta
     rates: dict[str, list[float]] = {"ours": [], "obvious": []}
     shares = {"ours": Shares(), "obvious": Shares()}
     for _ in range(arguments.rounds):
-        prepared = PreparedSet.open(files.prepared)
+        prepared = open_prepared(files.prepared)
         for stream in prepared.streams:
             prepared.read(stream, [0])  # opens its files
         loader = make_loader(prepared)
@@ -277,7 +277,7 @@ def measure_preparation(files: Files) -> dict[str, Rate]:
         assembling.watching(("assemble", prepare, "assemble")),
     ):
         prepare.prepare(reader, Path(folder), workers=1, log=lambda _: None)
-    heard = PreparedSet.open(files.prepared).table("audio").length.sum() / audio.PAPER_RATE_HZ
+    heard = open_prepared(files.prepared).table("audio").length.sum() / audio.PAPER_RATE_HZ
     a_frame = 1 / RELEASE_RATE_HZ / heard
     return {
         "scanning": Rate(scan_seconds / frames, 0, spreads=False),
@@ -323,7 +323,7 @@ def prepare_long(files: Files, arguments: argparse.Namespace) -> Table:
 
 def load_long(files: Files, arguments: argparse.Namespace) -> Table:
     """Peak memory of loading training batches."""
-    loader = make_loader(PreparedSet.open(files.prepared))
+    loader = make_loader(open_prepared(files.prepared))
     batches = loader.train(np.arange(len(loader.items)), global_batch_size=BATCH, seed=0)
     for _ in range(LONG_BATCHES):
         next(batches)

@@ -17,7 +17,7 @@ from data_pipelines.media.video_writing import write_film
 from data_pipelines.readers.affwild2 import Affwild2
 from data_pipelines.readers.affwild2_files import CROPS_FOLDER
 from data_pipelines.sample.affwild2 import Affwild2SampleSpec, write_affwild2
-from data_pipelines.source import PreparedSet, is_prepared
+from data_pipelines.source import BLOCK_CACHE_BYTES, PreparedSet, is_prepared
 from data_pipelines.tasks import find_task
 
 SAMPLE = Affwild2SampleSpec(train=3, validation=1, test=0, seconds=45.0)
@@ -65,6 +65,11 @@ class Files:
         else:
             write_affwild2(self.raw, SAMPLE)
         prepare.prepare(Affwild2(self.raw), self.prepared, workers=1, log=lambda _: None)
+
+
+def open_prepared(path: Path) -> PreparedSet:
+    """As a run opens it."""
+    return PreparedSet.open(path, max_cache_bytes=BLOCK_CACHE_BYTES)
 
 
 def make_loader(prepared: PreparedSet) -> Loader:

@@ -17,7 +17,7 @@ from data_pipelines.loader import StreamWindows
 from data_pipelines.normalise import Normaliser
 from data_pipelines.prepare import make_reader, prepare
 from data_pipelines.recording import Reader
-from data_pipelines.source import PreparedSet, is_prepared
+from data_pipelines.source import DEFAULT_CACHE_BYTES, PreparedSet, is_prepared
 from data_pipelines.stream_windows import FrameWindows, SignalWindows
 
 DATASETS = ("affwild2", "biovid", "e4")
@@ -39,6 +39,7 @@ def open_dataset(
     cache_dir: Path,
     workers: int,
     log: Callable[[str], None],
+    max_cache_bytes: int = DEFAULT_CACHE_BYTES,
 ) -> PreparedSet:
     """Opens what ``config.data`` names, preparing it first where that has not been done.
 
@@ -50,6 +51,7 @@ def open_dataset(
       cache_dir: Where samples and prepared data are kept.
       workers: Processes for the preparation; 0 for one a core.
       log: Called with sentences about what happens.
+      max_cache_bytes: See `PreparedSet.open`.
 
     Raises:
       UsageError, BadDataError: As the reader and the preparation do.
@@ -64,7 +66,7 @@ def open_dataset(
             )
         if is_prepared(path):
             log(f"prepared data: {path}")
-            return PreparedSet.open(path)
+            return PreparedSet.open(path, max_cache_bytes=max_cache_bytes)
         raw = path
     else:
         log(f"no --config.data.dir given: using the built-in sample in the layout of {name}")
@@ -73,7 +75,7 @@ def open_dataset(
     out = cache_dir / "prepared" / f"{name}-{_key(reader, raw)}"
     log(f"preparing {raw} in {out}" if not is_prepared(out) else f"prepared data: {out}")
     prepare(reader, out, workers=workers or os.cpu_count() or 1)
-    return PreparedSet.open(out)
+    return PreparedSet.open(out, max_cache_bytes=max_cache_bytes)
 
 
 def make_sample(name: str, options: Mapping[str, Any], cache_dir: Path) -> Path:

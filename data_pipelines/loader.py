@@ -29,7 +29,7 @@ Batch = dict[str, Any]
 StreamWindows = FrameWindows | SignalWindows | TargetFrameWindows | LogMelWindows | FeatureWindows
 
 PADDING = -1
-_MIXED_BLOCKS = 8
+_MIXED_BLOCKS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +62,14 @@ class Loader:
       streams: Stream name to what it sees.
       num_threads: Threads that load batches ahead.
       num_workers: Worker processes for training batches; 0 loads in this process.
+      mixed_blocks: How many blocks training mixes at a time; what they share is in memory at once.
     """
 
     items: ItemTable
     streams: Mapping[str, StreamWindows]
     num_threads: int = 2
     num_workers: int = 0
+    mixed_blocks: int = _MIXED_BLOCKS
 
     def load_item(self, row: int, rng: np.random.Generator | None = None) -> Batch:
         """One item without the batch axis; ``row`` -1 gives padding, in which everything is masked."""
@@ -104,7 +106,7 @@ class Loader:
 
         The order, and each item's random draws, depend on the seed and on the position in the global
         order only: another number of processes sees the same global batches. Items with a block come in
-        shuffled groups of 8 shuffled blocks, so that what they share is decoded once.
+        shuffled groups of `mixed_blocks` shuffled blocks, so that what they share is decoded once.
 
         Returns:
           An iterator over local batches with ``get_state()`` and ``set_state(state)``.
@@ -115,7 +117,7 @@ class Loader:
         if self.items.block is None:
             order = grain.MapDataset.source(rows).shuffle(seed=seed).repeat()
         else:
-            order = grain.MapDataset.source(BlockOrder(rows, self.items.block[rows], seed))
+            order = grain.MapDataset.source(BlockOrder(rows, self.items.block[rows], seed, self.mixed_blocks))
         dataset = order.random_map(_LoadItem(self), seed=seed + 1)
         batches = dataset[shard.process_index :: shard.process_count].batch(
             shard.local_batch_size(global_batch_size), drop_remainder=True
@@ -162,7 +164,7 @@ class BlockOrder:
     """
 
     def __init__(
-        self, rows: np.ndarray, block: np.ndarray, seed: int, mixed_blocks: int = _MIXED_BLOCKS
+        self, rows: np.ndarray, block: np.ndarray, seed: int, mixed_blocks: int
     ) -> None:
         self._rows, self._seed, self._mixed = rows, seed, mixed_blocks
         _, self._block = np.unique(block, return_inverse=True)

@@ -17,7 +17,7 @@ from data_pipelines.errors import UsageError
 from data_pipelines.items import Grid, ItemTable, make_items
 from data_pipelines.loader import Loader
 from data_pipelines.readers.biovid import HOLD_OUT, NON_REACTIVE
-from data_pipelines.source import PreparedSet
+from data_pipelines.source import BLOCK_CACHE_BYTES, DEFAULT_CACHE_BYTES, PreparedSet
 from data_pipelines.tasks import Task, find_task
 from jmt_jax import logging, losses, metrics
 from jmt_jax.models.model import build_model
@@ -238,6 +238,7 @@ def open_data(config: Config) -> Data:
             )
     if not streams or len(set(streams)) < len(streams):
         raise UsageError(f"model.streams is {config.model.streams!r}; name one or more streams, each once")
+    task, grid = find_task(config.data.task), Grid(**_plain(config.data.grid))
     prepared = open_dataset(
         config.data.name,
         config.data.dir,
@@ -246,8 +247,8 @@ def open_data(config: Config) -> Data:
         cache_dir=cache_dir(config),
         workers=config.data.prepare_workers,
         log=logging.info,
+        max_cache_bytes=BLOCK_CACHE_BYTES if grid.kind == "frames" else DEFAULT_CACHE_BYTES,
     )
-    task, grid = find_task(config.data.task), Grid(**_plain(config.data.grid))
     items = make_items(prepared, task, grid)
     if config.data.shuffle_labels:
         if config.data.shuffle_labels != "within_subject":
