@@ -163,9 +163,7 @@ class BlockOrder:
       mixed_blocks: How many blocks are mixed at a time.
     """
 
-    def __init__(
-        self, rows: np.ndarray, block: np.ndarray, seed: int, mixed_blocks: int
-    ) -> None:
+    def __init__(self, rows: np.ndarray, block: np.ndarray, seed: int, mixed_blocks: int) -> None:
         self._rows, self._seed, self._mixed = rows, seed, mixed_blocks
         _, self._block = np.unique(block, return_inverse=True)
         self._epoch: tuple[int, np.ndarray] = (-1, rows)
