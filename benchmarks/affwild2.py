@@ -51,6 +51,7 @@ from data_pipelines.media import audio, spectrogram, video  # noqa: E402
 from data_pipelines.readers.affwild2 import Affwild2  # noqa: E402
 from data_pipelines.readers.affwild2_files import CROPS_FOLDER  # noqa: E402
 from data_pipelines.shared_spectra import SharedSpectra  # noqa: E402
+from data_pipelines.source import PreparedSet  # noqa: E402
 from data_pipelines.stream_windows import StoredSignal  # noqa: E402
 
 LONG_MINUTES, LONG_BATCHES = (1, 30), 16
