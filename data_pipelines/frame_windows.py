@@ -21,7 +21,7 @@ from data_pipelines.source import PreparedSet
 from data_pipelines.stream_windows import Moment, StoredSignal, decode_picture
 
 # Five blocks of 512 crops of 112 x 112: those that training mixes, and one.
-DEFAULT_DECODED_BYTES = 96 * 2**20
+DEFAULT_DECODED_BYTES = 88 * 2**20
 DEFAULT_SPECTRA_BYTES = 32 * 2**20
 
 

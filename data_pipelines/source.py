@@ -28,7 +28,7 @@ UNFINISHED_FILE = "UNFINISHED"
 CARD_FORMAT = 1
 DEFAULT_CACHE_BYTES = 512 * 2**20
 # For data that are read block after block: a block's chunks are needed while it is mixed, and then no more.
-BLOCK_CACHE_BYTES = 32 * 2**20
+BLOCK_CACHE_BYTES = 24 * 2**20
 # What the objects around a small chunk take, so that a million tiny ones do not count as nothing.
 _CHUNK_OVERHEAD_BYTES = 1024
 
