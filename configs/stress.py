@@ -144,6 +144,8 @@ def get_config() -> config_dict.ConfigDict:
     config.training.extract_draws = 0  # augmented copies that training draws from; 0 is none, only clean ones
     config.training.loss = ""  # cross_entropy; for values ccc or mse; "" is the first of them
     config.training.label_smoothing = 0.0
+    config.training.checkpoint_every_steps = 0  # above 0: also between evaluations, for long epochs
+    config.training.max_bad_steps = 10  # so many in a row without finite loss and gradient end the run
     config.training.pulse = _stage()
     config.training.skin_conductance = _stage()
     config.training.temperature = _stage()

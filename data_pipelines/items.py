@@ -109,6 +109,12 @@ class ItemTable:
         """Who each item is of, str [N]."""
         return np.array([self.recordings[i].subject for i in self.recording], dtype=str)
 
+    def describe(self, row: int) -> dict[str, str | float]:
+        """Which item a row is, for people: recording, subject and where it begins."""
+        recording = self.recordings[self.recording[row]]
+        start = float(self.start_seconds[row])
+        return {"recording": recording.id, "subject": recording.subject, "start_seconds": start}
+
     @property
     def ids(self) -> np.ndarray:
         """One readable name an item: the recording's id, with the start time where it has several."""

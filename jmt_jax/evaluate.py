@@ -14,7 +14,7 @@ import scipy.special
 
 from data_pipelines.errors import BadDataError, UsageError
 from data_pipelines.loader import PADDING
-from jmt_jax import control_models, extract, frame_tables, logging, metrics, report, results, statistics
+from jmt_jax import control_models, extract, frame_tables, logging, metrics, report, results, statistics, stop
 from jmt_jax.checkpoint import Checkpoints
 from jmt_jax.experiment import Data, Experiment, make_experiment
 from jmt_jax.models.model import present
@@ -90,6 +90,7 @@ def predict(
     logits = np.full((len(rows), *shape), np.nan, np.float32)
     place_of = {int(row): place for place, row in enumerate(rows)}
     for batch in experiment.model_loader.evaluate(rows, global_batch_size=batch_size, shard=runtime.shard):
+        stop.check("everything up to this evaluation is kept")
         batch = runtime.put_batch(batch)
         found, index, masks = runtime.fetch_rows(
             (eval_step(variables, batch), batch["index"], batch["masks"] if has_frames else {})
@@ -282,11 +283,12 @@ def summarise(
         paired_differences=differences,
     )
     if is_main:
-        results.write(results_path(workdir, part), written)
         _draw(workdir, written, part)
         if data.has_frames:
             path = workdir / f"over_time{_suffix(part)}.png"
             frame_tables.draw(path, runs[0], written, data.task.outputs, frame_tables.options(config))
+        # The last file: a run that has it is finished.
+        results.write(results_path(workdir, part), written)
         _log_results(written, part, workdir)
     return written
 

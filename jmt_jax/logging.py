@@ -76,13 +76,20 @@ class MetricsFile:
                     self._board.add_scalar(f"{stage}/{part}/{name}", value, step)
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows so far."""
+        """All rows so far; a last line that a killed run left half written is none."""
         if not self._path.exists():
             return []
-        return [json.loads(line) for line in self._path.read_text().splitlines() if line]
+        lines = self._path.read_text().split("\n")
+        # Whatever follows the last newline is half a line.
+        return [json.loads(line) for line in lines[:-1] if line]
 
     def rewind(self, stage: str, step: int) -> None:
-        """Forgets what a killed run wrote of a stage after the checkpoint that it goes on from."""
+        """Forgets what a killed run wrote of a stage after the checkpoint that it goes on from.
+
+        Args:
+          stage: Name of the training stage.
+          step: Of the checkpoint; -1 where the stage begins anew.
+        """
         if not self._is_main or not self._path.exists():
             return
         kept = [row for row in self.rows() if row["stage"] != stage or row["step"] <= step]

@@ -85,12 +85,13 @@ def run() -> None:
     workdir = Path(FLAGS.workdir) if FLAGS.workdir else _dated_workdir()
     started = time.monotonic()
     # JAX and the data libraries are imported here, so that --help and a mistyped flag answer at once.
-    from jmt_jax import experiment, logging, runtime, study
+    from jmt_jax import experiment, logging, runtime, stop, study
 
     logging.set_up(workdir)
     logging.info(f"run folder: {workdir}")
     runtime.enable_compilation_cache(experiment.cache_dir(FLAGS.config))
     logging.info(runtime.description())
+    stop.install()
     if FLAGS.mode == "eval":
         study.run_evaluation(FLAGS.config, workdir)
     elif FLAGS.mode == "extract":

@@ -5,19 +5,20 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 
-from data_pipelines.errors import BadDataError, UsageError
+from data_pipelines.errors import BadDataError, UsageError, Interrupted
 from data_pipelines.loader import Shard
-from jmt_jax import evaluate, extract, logging
+from jmt_jax import evaluate, extract, logging, stop
 from jmt_jax.checkpoint import Checkpoints, to_json
 from jmt_jax.experiment import Experiment
 from jmt_jax.models.parameters import parameter_table
 from jmt_jax.optimizer import make_optimizer, make_schedule
 from jmt_jax.runtime import Runtime
+from jmt_jax.step_monitor import StepMonitor
 from jmt_jax.steps import make_eval_step, make_train_step
 from jmt_jax.torch_networks import BACKBONE
 from jmt_jax.train_state import Params, TrainState
@@ -69,6 +70,13 @@ class Stage:
         self._checkpoints = Checkpoints(workdir / "checkpoints" / name)
         self._batches = self._train_batches()
         self._best: dict[str, Any] = {"best_step": -1, "best_value": None, "best_loss": None}
+        training = experiment.config.training
+        self._save_every_steps = training.checkpoint_every_steps
+        self._monitor = StepMonitor(
+            name, workdir, experiment.data.items.describe, training.max_bad_steps, runtime.shard.process_index
+        )
+        # What the checkpoint on disk is of; an evaluation that was broken off is due when it is gone on from.
+        self._saved_step, self._evaluation_due = -1, False
 
     def train(self, backbones: Params) -> Params:
         """Trains from the last checkpoint, or from the start, to the end; returns the best variables.
@@ -88,14 +96,14 @@ class Stage:
         )
         state = self._runtime.compile_once(create)(variables)
         state = self._restore(state)
-        if int(state.step) < self._total_steps:
+        if int(state.step) < self._total_steps or self._evaluation_due:
             learned = sum(x.size for name in trainable for x in jax.tree.leaves(state.params[name]))
             logging.info(
                 f"stage {self._name}: {self._total_steps} steps, {self._steps_per_epoch} an epoch\n"
                 f"{parameter_table(state.variables)}\ntrained in this stage: {learned:,} parameters"
             )
             state = self._loop(state, trainable)
-        self._checkpoints.wait()
+        self._checkpoints.keep_last_and_best()
         best = self._checkpoints.restore_variables(self._checkpoints.best_step(), state.evaluated_variables)
         self._checkpoints.close()
         return best
@@ -146,7 +154,8 @@ class Stage:
         self._checkpoints.close()
         checkpoints = Checkpoints(folder, read_only=True)
         latest = checkpoints.latest_step()
-        if latest is None or latest < self._total_steps:
+        done = latest is not None and latest >= self._total_steps
+        if not done or checkpoints.progress(latest)["evaluation_due"]:
             raise BadDataError(
                 f"{folder} is at step {latest} of {self._total_steps}; run that study to its end first"
             )
@@ -178,13 +187,16 @@ class Stage:
 
     def _restore(self, state: TrainState) -> TrainState:
         """The last checkpoint's state, with everything else put back to where it was; else ``state``."""
-        latest = self._checkpoints.latest_step()
+        latest = self._checkpoints.resume_step()
         if latest is None:
+            self._metrics_file.rewind(self._name, -1)
             return state
         state, progress = self._checkpoints.restore(latest, state)
         self._best = {key: progress[key] for key in self._best}
+        self._monitor.restore(progress["interval"])
+        self._saved_step, self._evaluation_due = latest, progress["evaluation_due"]
         self._batches.set_state(progress["data"])
-        self._metrics_file.rewind(self._name, latest)
+        self._metrics_file.rewind(self._name, latest - self._evaluation_due)
         position = (
             "is finished" if latest >= self._total_steps else f"goes on at {latest} of {self._total_steps}"
         )
@@ -208,39 +220,68 @@ class Stage:
         eval_step = runtime.compile(make_eval_step(self._model), rows_out=True)
         first = step = int(state.step)
         state = runtime.put_state(state)
-        clock, losses = logging.Clock(self._total_steps, first), []
+        clock = logging.Clock(self._total_steps, first)
+        if self._evaluation_due:
+            self._evaluate_and_save(state, step, eval_step, clock)
         while step < self._total_steps:
-            state, measured = train_step(state, runtime.put_batch(next(self._batches)))
-            losses.append(runtime.single(measured)["loss"])
+            if stop.requested():
+                self._save_and_leave(state, step)
+            batch = next(self._batches)
+            state, measured = train_step(state, runtime.put_batch(batch))
             step += 1
+            self._monitor.add(step, batch, runtime.single(measured))
             if step == first + 1:
-                losses[0].block_until_ready()
+                jax.block_until_ready(measured)
                 logging.info(f"stage {self._name}: first training step done")
                 clock.start(step)
             if step % self._eval_every_steps == 0 or step == self._total_steps:
-                self._evaluate_and_save(state, step, eval_step, losses, clock)
-                losses = []
+                self._evaluate_and_save(state, step, eval_step, clock)
+            elif self._save_every_steps and step % self._save_every_steps == 0:
+                self._save(state, step)
             elif clock.seconds_since_line() > _LOG_EVERY_SECONDS:
-                self._log(step, f"loss {float(losses[-1]):.4f}", clock)
+                self._log(step, f"loss {self._monitor.last_loss():.4f}", clock)
         return runtime.single(state)
 
-    def _evaluate_and_save(
-        self, state: TrainState, step: int, eval_step: Any, losses: list[jax.Array], clock: logging.Clock
-    ) -> None:
-        scores = evaluate.validate(self._experiment, self._runtime, eval_step, state.evaluated_variables)
+    def _evaluate_and_save(self, state: TrainState, step: int, eval_step: Any, clock: logging.Clock) -> None:
+        trained = self._monitor.summary()
+        try:
+            scores = evaluate.validate(self._experiment, self._runtime, eval_step, state.evaluated_variables)
+        except Interrupted:
+            self._evaluation_due = True
+            self._save_and_leave(state, step)
         value = scores[self._experiment.selection_metric]
         if _is_better(value, scores["loss"], self._best):
             self._best = {"best_step": step, "best_value": value, "best_loss": scores["loss"]}
-        train_loss = float(np.mean(jax.device_get(losses)))
-        self._metrics_file.write(self._name, step, "train", {"loss": train_loss})
+        self._metrics_file.write(self._name, step, "train", trained)
         self._metrics_file.write(self._name, step, "validation", scores)
-        progress = {**self._best, "data": to_json(self._batches.get_state())}
-        self._checkpoints.save(self._runtime.single(state), progress)
+        self._monitor.clear()
+        self._evaluation_due = False
+        self._save(state, step)
         names = _SHOWN[self._experiment.data.task.kind]
         shown = "  ".join(f"{name} {scores[name]:.4f}" for name in names if scores[name] is not None)
         best = " (best)" if self._best["best_step"] == step else ""
         part = self._experiment.split.selection
-        self._log(step, f"train loss {train_loss:.4f}  {part}: {shown}{best}", clock)
+        loss = "none" if trained["loss"] is None else f"{trained['loss']:.4f}"
+        self._log(step, f"train loss {loss}  {part}: {shown}{best}", clock)
+
+    def _save(self, state: TrainState, step: int) -> None:
+        """Starts saving all that going on from here needs."""
+        progress = {
+            **self._best,
+            "data": to_json(self._batches.get_state()),
+            "interval": self._monitor.as_json(),
+            "evaluation_due": self._evaluation_due,
+        }
+        self._checkpoints.save(self._runtime.single(state), progress)
+        self._saved_step = step
+
+    def _save_and_leave(self, state: TrainState, step: int) -> NoReturn:
+        """Saves where we are, unless that is on disk already, and ends the program."""
+        if self._saved_step != step:
+            self._save(state, step)
+        self._checkpoints.finish()
+        at = f"{step} of {self._total_steps}"
+        raise Interrupted(f"stage {self._name} is saved at step {at}; {stop.GO_ON}")
 
     def _log(self, step: int, what: str, clock: logging.Clock) -> None:
         logging.info(

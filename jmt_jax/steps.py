@@ -52,7 +52,8 @@ def make_train_step(
       ema_decay: Of the state's moving averages; 0 where it keeps none.
 
     Returns:
-      (state, batch) -> (state, {"loss", "gradient_norm"}).
+      (state, batch) -> (state, {"loss", "gradient_norm", "skipped"}). Where the loss or the gradient is not
+      finite, ``skipped`` is True and nothing but the state's ``step`` moves: the next batch draws anew.
     """
 
     def total(tree: Any) -> Any:
@@ -84,6 +85,13 @@ def make_train_step(
         if averages is not None:
             now = {"params": learned, "batch_stats": batch_stats}
             averages = moved_averages(averages, now, ema_decay, state.step)
+        norm = optax.global_norm(gradient)
+        good = jnp.isfinite(value) & jnp.isfinite(norm)
+        after = (learned, batch_stats, opt_state, averages)
+        before = (partition(state.params, trainable)[0], state.batch_stats, state.opt_state, state.averages)
+        learned, batch_stats, opt_state, averages = jax.tree.map(
+            functools.partial(jnp.where, good), after, before
+        )
         state = TrainState(
             step=state.step + 1,
             params={**fixed, **learned},
@@ -91,7 +99,7 @@ def make_train_step(
             opt_state=opt_state,
             averages=averages,
         )
-        return state, {"loss": value, "gradient_norm": optax.global_norm(gradient)}
+        return state, {"loss": value, "gradient_norm": norm, "skipped": ~good}
 
     return train_step
 

@@ -11,7 +11,7 @@ import jax
 
 from data_pipelines.errors import UsageError
 from data_pipelines.loader import Shard
-from jmt_jax import evaluate, logging, report
+from jmt_jax import evaluate, logging, report, stop
 from jmt_jax.experiment import Config, Data, make_experiment, num_folds, open_data
 from jmt_jax.train import extract_features, train_and_evaluate
 from jmt_jax.trained_backbones import flat, fold_folder
@@ -37,6 +37,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     runs = _runs(config, data, workdir)
     outcomes, written = [], {}
     for number, one in enumerate(runs, start=1):
+        stop.check("the runs before this one are finished")
         experiment = make_experiment(config, data, fold=one.fold, seed=one.seed)
         evaluate.check(experiment)
         if evaluate.results_path(one.folder, part).exists():
@@ -46,9 +47,6 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
             if len(runs) > 1:
                 logging.info(f"run {number} of {len(runs)}: fold {one.fold + 1}, seed {one.seed}")
             written = train_and_evaluate(config, one.folder, data=data, fold=one.fold, seed=one.seed).results
-            if jax.process_index() == 0:
-                rows = logging.MetricsFile(one.folder, is_main=False).rows()
-                report.learning_curves(one.folder / "learning_curves.png", rows, sample=data.is_sample)
         outcomes.append(evaluate.load_outcome(experiment, one.folder, part))
     if len(runs) > 1:
         written = evaluate.summarise(
@@ -129,4 +127,6 @@ def _write_config(config: Config, workdir: Path) -> None:
         )
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(text)
+        temporary.replace(path)

@@ -9,7 +9,7 @@ from typing import Any
 
 from data_pipelines.errors import UsageError
 from data_pipelines.loader import Shard
-from jmt_jax import evaluate, logging, trained_backbones
+from jmt_jax import evaluate, logging, trained_backbones, report, stop
 from jmt_jax.experiment import Config, Data, Experiment, make_experiment, open_data
 from jmt_jax.runtime import Runtime
 from jmt_jax.stage import Stage
@@ -55,6 +55,7 @@ def train_and_evaluate(
     backbones: Params = {"params": {}, "batch_stats": {}}
     variables: Params = {}
     for name in experiment.stages:
+        stop.check("the stages before this one are kept")
         stage_started = time.monotonic()
         one = Stage(experiment, name, runtime, workdir, metrics_file)
         trained = trained_backbones.find(config, name, fold, seed)
@@ -62,6 +63,8 @@ def train_and_evaluate(
         _keep_backbones(backbones, variables)
         seconds[name] = time.monotonic() - stage_started
     metrics_file.close()
+    if runtime.is_main:
+        report.learning_curves(workdir / "learning_curves.png", metrics_file.rows(), sample=data.is_sample)
 
     seconds["total"] = time.monotonic() - started
     part = config.eval.split
