@@ -101,7 +101,7 @@ def remove_partial_files(folder: Path) -> None:
 
 @contextlib.contextmanager
 def stop_by_signal() -> Iterator[Callable[[], bool]]:
-    """Turns SIGTERM and SIGINT into a flag."""
+    """Turns SIGTERM, SIGUSR1 and SIGINT into a flag."""
     received: list[int] = []
     with _signal_handler(lambda number, frame: received.append(number)):
         yield lambda: bool(received)
@@ -110,7 +110,7 @@ def stop_by_signal() -> Iterator[Callable[[], bool]]:
 @contextlib.contextmanager
 def _signal_handler(handler: Callable[[int, Any], Any]) -> Iterator[None]:
     # Python allows handlers in the main thread only; elsewhere the program's own stay.
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
     is_main = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, handler) for number in numbers} if is_main else {}
     try:

@@ -209,7 +209,7 @@ class Checkpoints:
         return self._directory / str(step)
 
     def _is_committed(self, step: int) -> bool:
-        """Whether the folder is a whole checkpoint: object stores have no renaming, so it may be half there."""
+        """Whether all of it is there: an object store knows no renaming, so it may be half written."""
         return (self._folder(step) / "commit_success.txt").exists()
 
     def _is_good(self, step: int) -> bool:
@@ -252,8 +252,8 @@ class Checkpoints:
     def _disk_error(self) -> BadDataError:
         return BadDataError(
             f"{len(self._failed)} checkpoint(s) in a row could not be saved in {self._directory} "
-            f"({self._failed[-1]}); what was saved before is kept ({self.steps() or 'nothing'}): make room or "
-            "give write permission, then run the same command again"
+            f"({self._failed[-1]}); what was saved before is kept ({self.steps() or 'nothing'}): make room "
+            "or give write permission, then run the same command again"
         )
 
     def _remove_old(self, newest: int) -> None:

@@ -40,6 +40,11 @@ def warning(message: str, *args: Any) -> None:
     LOGGER.warning("WARNING: " + message, *args)
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object out of a file; None where there is no such file."""
+    return json.loads(path.read_text()) if path.exists() else None
+
+
 class MetricsFile:
     """``metrics.jsonl``: one JSON object a line with ``stage``, ``step``, ``part`` and values.
 

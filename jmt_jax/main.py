@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import errno
 import importlib.util
 import re
 import sys
@@ -29,10 +30,14 @@ _USAGE = """Trains and evaluates joint multimodal transformers.
       Evaluates a run's checkpoint again.
   python -m jmt_jax.main --mode=extract --config=configs/affwild2.py --workdir=RUN [--shard=0/4]
       Computes the features that the fusion trains on, alone or as one job of several that share the work.
+  python -m jmt_jax.main --mode=eval --watch --workdir=RUN
+      Follows the checkpoints of a run that is being trained, until it is done.
 
 Exit codes: 0 done, 2 usage, 3 bad data, 75 stopped (the same command goes on)."""
 
 FLAGS = flags.FLAGS
+# Full disks, read-only folders, quotas, limits of file size.
+_STORAGE_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR)
 
 
 def define_flags(argv: list[str]) -> list[str]:
@@ -48,6 +53,7 @@ def define_flags(argv: list[str]) -> list[str]:
         "train, then test; or eval: test a checkpoint; or extract: compute the frozen backbones' features",
     )
     flags.DEFINE_string("shard", "", "i/n with i from 0: the part of the recordings that mode extract does")
+    flags.DEFINE_bool("watch", False, "with --mode=eval: evaluate each checkpoint of a training as it comes")
     flags.DEFINE_string("workdir", "", "the run's folder; a dated one below runs/ if not given")
     config_flags.DEFINE_config_file("config", None, "the configuration, e.g. configs/biovid.py")
     workdir = _given(argv, "workdir")
@@ -73,6 +79,8 @@ def parse(argv: list[str]) -> None:
         raise UsageError(" ".join(str(error).split())) from error
     if len(rest) > 1:
         raise UsageError(f"{rest[1]!r} is no option; options begin with --, see --help")
+    if FLAGS.watch and not (FLAGS.mode == "eval" and FLAGS.workdir):
+        raise UsageError("--watch follows a run: give --mode=eval and the run's --workdir as well")
     if FLAGS.config is None:
         raise UsageError(
             "no --config given; try --config=configs/biovid.py, or --mode=eval with a run's --workdir"
@@ -92,7 +100,9 @@ def run() -> None:
     runtime.enable_compilation_cache(experiment.cache_dir(FLAGS.config))
     logging.info(runtime.description())
     stop.install()
-    if FLAGS.mode == "eval":
+    if FLAGS.mode == "eval" and FLAGS.watch:
+        study.run_watch(FLAGS.config, workdir)
+    elif FLAGS.mode == "eval":
         study.run_evaluation(FLAGS.config, workdir)
     elif FLAGS.mode == "extract":
         study.run_extraction(FLAGS.config, workdir, _shard())
@@ -114,6 +124,15 @@ def main() -> int:
     except (UsageError, BadDataError) as error:
         print(f"{'usage' if error.exit_code == 2 else 'data'} error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in _STORAGE_ERRORS:
+            raise
+        print(
+            f"data error: {error.filename or 'a file'} cannot be written: {error.strerror}; make room "
+            "or give write permission, then run the same command again",
+            file=sys.stderr,
+        )
+        return BadDataError.exit_code
     except Interrupted as error:
         print(f"interrupted: {error}", file=sys.stderr)
         return error.exit_code
@@ -162,7 +181,7 @@ def _dated_workdir() -> Path:
 
 
 def _help() -> str:
-    defined = ["mode", "shard", "workdir", "config"]
+    defined = ["mode", "watch", "shard", "workdir", "config"]
     lines = [f"  --{name}: {FLAGS[name].help}" for name in defined]
     return f"{_USAGE}\n\nOptions:\n" + "\n".join(lines)
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
-from data_pipelines.errors import BadDataError, UsageError, Interrupted
+from data_pipelines.errors import BadDataError, Interrupted, UsageError
 from data_pipelines.loader import Shard
 from jmt_jax import evaluate, extract, logging, stop
 from jmt_jax.checkpoint import Checkpoints, to_json
@@ -250,7 +250,7 @@ class Stage:
             self._evaluation_due = True
             self._save_and_leave(state, step)
         value = scores[self._experiment.selection_metric]
-        if _is_better(value, scores["loss"], self._best):
+        if is_better(value, scores["loss"], self._best):
             self._best = {"best_step": step, "best_value": value, "best_loss": scores["loss"]}
         self._metrics_file.write(self._name, step, "train", trained)
         self._metrics_file.write(self._name, step, "validation", scores)
@@ -309,8 +309,11 @@ def _check_options(name: str, options: Mapping[str, Any], runtime: Runtime) -> t
     return parts, decay
 
 
-def _is_better(value: float | None, loss: float, best: dict[str, Any]) -> bool:
-    """Higher is better; the lower loss decides between equals, which small validation sets often give."""
+def is_better(value: float | None, loss: float, best: Mapping[str, Any]) -> bool:
+    """Whether a validation result beats the best so far (``best_step``, ``best_value``, ``best_loss``).
+
+    Higher is better; the lower loss decides between equals, which small validation sets often give.
+    """
     if best["best_step"] < 0:
         return True
     if value is None or best["best_value"] is None:

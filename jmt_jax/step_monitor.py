@@ -29,8 +29,8 @@ class _Step(NamedTuple):
 class StepMonitor:
     """Collects what the training steps say, a little behind them, and stops a training that goes wrong.
 
-    A step whose loss or gradient was not finite has changed nothing (`jmt_jax.steps`). Which items were in its
-    batch, and what they look like, is written to ``bad_steps/<stage>_<step>.json``.
+    A step whose loss or gradient was not finite has changed nothing (`jmt_jax.steps`). Which items were in
+    its batch, and what they look like, is written to ``bad_steps/<stage>_<step>.json``.
 
     Args:
       stage: Name of the training stage.
@@ -75,7 +75,7 @@ class StepMonitor:
         return self._losses[-1] if self._losses else math.nan
 
     def summary(self) -> dict[str, Any]:
-        """Mean loss of the good steps since the last `clear` (None without any), and how many were skipped."""
+        """Mean loss of the steps since the last `clear` (None without any), and how many were skipped."""
         self._see_all()
         loss = float(np.mean(np.array(self._losses, np.float32))) if self._losses else None
         return {"loss": loss, "skipped_steps": self._skipped}

@@ -11,8 +11,9 @@ import jax
 
 from data_pipelines.errors import UsageError
 from data_pipelines.loader import Shard
-from jmt_jax import evaluate, logging, report, stop
+from jmt_jax import evaluate, logging, stop, watch
 from jmt_jax.experiment import Config, Data, make_experiment, num_folds, open_data
+from jmt_jax.runtime import Runtime
 from jmt_jax.train import extract_features, train_and_evaluate
 from jmt_jax.trained_backbones import flat, fold_folder
 
@@ -47,12 +48,30 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
             if len(runs) > 1:
                 logging.info(f"run {number} of {len(runs)}: fold {one.fold + 1}, seed {one.seed}")
             written = train_and_evaluate(config, one.folder, data=data, fold=one.fold, seed=one.seed).results
+        if jax.process_index() == 0:
+            watch.mark_done(one.folder)
         outcomes.append(evaluate.load_outcome(experiment, one.folder, part))
     if len(runs) > 1:
         written = evaluate.summarise(
             config, data, outcomes, workdir, part=part, is_main=jax.process_index() == 0
         )
     return written
+
+
+def run_watch(config: Config, workdir: Path) -> list[dict[str, Any]]:
+    """Follows the checkpoints of the runs in ``workdir``, of a trainer that runs now or later, to its end.
+
+    Returns:
+      What ``watch/results.json`` (``results_<part>.json``) of each run holds.
+    """
+    watch.wait_for(workdir / "config.json")
+    data, runtime = open_data(config), Runtime.create(config.parallelism)
+    watchers = []
+    for one in _runs(config, data, workdir):
+        experiment = make_experiment(config, data, fold=one.fold, seed=one.seed)
+        evaluate.check(experiment)
+        watchers.append(watch.Watcher(experiment, runtime, one.folder))
+    return watch.follow(watchers)
 
 
 def run_evaluation(config: Config, workdir: Path) -> dict[str, Any]:

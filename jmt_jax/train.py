@@ -9,7 +9,7 @@ from typing import Any
 
 from data_pipelines.errors import UsageError
 from data_pipelines.loader import Shard
-from jmt_jax import evaluate, logging, trained_backbones, report, stop
+from jmt_jax import evaluate, logging, report, stop, trained_backbones
 from jmt_jax.experiment import Config, Data, Experiment, make_experiment, open_data
 from jmt_jax.runtime import Runtime
 from jmt_jax.stage import Stage
