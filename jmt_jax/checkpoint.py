@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -245,7 +246,8 @@ class Checkpoints:
         self._failed.append(reason)
         logging.warning(f"checkpoint {step} could not be saved in {self._directory}: {reason}")
         if ocp.multihost.process_index() == 0:
-            self._remove_unfinished()
+            with contextlib.suppress(OSError):
+                self._remove_unfinished()
         if len(self._failed) >= MOST_FAILED_SAVES:
             raise self._disk_error()
 

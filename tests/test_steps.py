@@ -148,6 +148,24 @@ def test_a_batch_without_labels_changes_nothing_but_is_finite():
     jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
 
 
+def test_a_step_with_bad_numbers_changes_nothing_but_the_step():
+    model, variables = _model(), _variables()
+    optimizer, trainable = optax.adam(0.1), tuple(variables["params"])
+    state = TrainState.create(variables, optimizer, trainable, averaged=True)
+    step = jax.jit(
+        make_train_step(model, losses.ccc(2), optimizer, trainable=trainable, seed=0, ema_decay=0.9)
+    )
+    good, bad = _batch("regression"), _batch("regression", 1)
+    bad["inputs"]["visual"][0, 0, 0], bad["masks"]["visual"][0, 0] = np.inf, True
+    skipped, measured = step(state, bad)
+    assert bool(measured["skipped"]) and int(skipped.step) == 1
+    jax.tree.map(np.testing.assert_array_equal, skipped.replace(step=state.step), state)
+    after, measured = step(skipped, good)
+    assert not measured["skipped"] and int(after.step) == 2
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
+    assert np.any(after.params["head"]["out"]["kernel"] != state.params["head"]["out"]["kernel"])
+
+
 def test_the_step_compiles_once():
     runtime = Runtime.create("jit", jax.devices()[:2])
     model = _model()

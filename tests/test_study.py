@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import jax
 import numpy as np
 import pytest
 import tiny
 
-from data_pipelines.errors import UsageError
-from jmt_jax import results, stage, study, train
+from data_pipelines.errors import Interrupted, UsageError
+from jmt_jax import evaluate, results, stage, stop, study, train
 from jmt_jax.checkpoint import Checkpoints
 from jmt_jax.experiment import make_experiment, open_data
 from jmt_jax.models.model import BACKBONES, FUSIONS
@@ -22,9 +24,22 @@ def _rows(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_an_interrupted_run_ends_with_the_same_numbers(cache_dir, tmp_path, monkeypatch):
-    options = {"training__stages": "physio,fusion", "training__fusion__eval_every_epochs": 0.5}
+@pytest.fixture
+def handlers():
+    """Signals are heard as by the command line; afterwards as before."""
+    before = {number: signal.getsignal(number) for number in stop.SIGNALS}
+    stop.install()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    stop._asked = stop._Asked()
+
+
+def test_an_interrupted_run_ends_with_the_same_numbers(cache_dir, tmp_path, monkeypatch, handlers):
+    """Killed after a save, then asked to stop at a step without evaluation, then in an evaluation."""
+    options = {"training__stages": "physio,fusion", "training__fusion__epochs": 2}
     options["training__fusion__ema_decay"] = 0.9
+    options["training__checkpoint_every_steps"] = 2
     config = tiny.shrunk("biovid", cache_dir, **ONE_STREAM, **options)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     written = study.run(config, whole)
@@ -34,17 +49,43 @@ def test_an_interrupted_run_ends_with_the_same_numbers(cache_dir, tmp_path, monk
         saved(self, state, progress)
         if self._directory.name == "fusion":
             self.wait()
-            raise KeyboardInterrupt
+            raise RuntimeError("killed")
 
     monkeypatch.setattr(stage.Checkpoints, "save", die_in_fusion)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RuntimeError, match="killed"):
         study.run(config, broken)
     monkeypatch.undo()
+    with (broken / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "fusion", "st')  # what a killed process may leave
+
+    add, predict = stage.StepMonitor.add, evaluate.predict
+
+    def add_and_ask(self, number, *args):
+        add(self, number, *args)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    def ask_and_predict(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return predict(*args)
+
+    for place, name, function, at in (
+        (stage.StepMonitor, "add", add_and_ask, "fusion is saved at step 3 of 6"),
+        (evaluate, "predict", ask_and_predict, "fusion is saved at step 3 of 6"),
+        (evaluate, "predict", ask_and_predict, "fusion is saved at step 6 of 6"),
+    ):
+        monkeypatch.setattr(place, name, function)
+        with pytest.raises(Interrupted, match=at):
+            study.run(config, broken)
+        monkeypatch.undo()
+        stop._asked = stop._Asked()
+        stop.install()
     again = study.run(config, broken)
     assert again["metrics"] == written["metrics"]
     assert _rows(broken) == _rows(whole)
     one, other = (Checkpoints(run / "checkpoints" / "fusion", read_only=True) for run in (whole, broken))
     assert one.steps() == other.steps() and one.best_step() == other.best_step()
+    for name in ("predictions/test.csv", "metrics.jsonl"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_pmap_gives_the_results_of_jit(cache_dir, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import jax
 import jsonschema
@@ -11,7 +12,7 @@ import pytest
 import tiny
 
 from data_pipelines.errors import BadDataError, UsageError
-from jmt_jax import results, stage, study, weights
+from jmt_jax import results, stage, study, watch, weights
 from jmt_jax.checkpoint import Checkpoints
 from jmt_jax.experiment import make_experiment, open_data
 from jmt_jax.logging import MetricsFile
@@ -79,6 +80,40 @@ def test_evaluation_of_the_checkpoint_gives_the_same_results(finished):
     assert (workdir / "results_validation.json").exists()
     subjects = written["split"]["parts"][0]["validation"]["subjects"]
     assert sorted(validation["per_subject"]) == sorted(subjects)
+
+
+def test_a_watcher_evaluates_what_it_finds_once_and_publishes_the_best(finished, monkeypatch):
+    config, workdir, written = finished
+    folder = workdir / "watch"
+    restore = Checkpoints.restore_variables
+    steps = Checkpoints(workdir / "checkpoints" / "fusion", read_only=True).steps()
+    (published,) = study.run_watch(config, workdir)
+    assert published["metrics"] == written["metrics"]
+    rows = _rows(folder)
+    assert [row["step"] for row in rows] == steps
+    last = [row for row in _rows(workdir) if row["stage"] == "fusion" and row["part"] == "validation"][-1]
+    assert rows[-1] == last
+    note = json.loads((folder / "best.json").read_text())
+    assert (folder / "best.safetensors").exists() and note["step"] in steps and note["loss"] == last["loss"]
+
+    def nothing(*args):
+        raise AssertionError("evaluated again")
+
+    monkeypatch.setattr(Checkpoints, "restore_variables", nothing)
+    assert study.run_watch(config, workdir) == [published]
+    monkeypatch.undo()
+
+    def remove_and_restore(self, step, like):
+        (self._directory / str(step)).rename(self._directory / "away")
+        return restore(self, step, like)
+
+    shutil.rmtree(folder)
+    monkeypatch.setattr(Checkpoints, "restore_variables", remove_and_restore)
+    experiment = make_experiment(config, open_data(config), fold=0, seed=0)
+    watcher = watch.Watcher(experiment, Runtime.create("jit"), workdir)
+    watcher.look()
+    (workdir / "checkpoints" / "fusion" / "away").rename(workdir / "checkpoints" / "fusion" / str(steps[-1]))
+    assert not watcher.is_done and _rows(workdir)[-1]["step"] == last["step"] and not watcher.published
 
 
 def test_evaluation_without_a_checkpoint_is_a_sentence(finished, tmp_path):

@@ -165,11 +165,11 @@ def _with_workers(
             left_behind += trial.left_behind
             if count:
                 misses.append(f"{workdir.name}: {count} bytes differ, in {', '.join(places[:5])}")
-        at = ", ".join(f"{moment} {by_moment[moment]}" for moment in MOMENTS if by_moment[moment])
+        at = ", ".join(f"{moment} {count}" for moment, count in by_moment.items())
         slowest = f", slowest end {longest:.1f} s" if number == signal.SIGTERM else ""
         print(
-            f"{workers} workers: {done} x {name} ({at}) of {runs} runs: {differing} differing bytes{slowest}, "
-            f"{left_behind} left worker processes behind",
+            f"{workers} workers: {done} x {name} ({at}) of {runs} runs: {differing} differing bytes{slowest}"
+            f"; {left_behind} times processes were left behind",
             flush=True,
         )
     return misses
