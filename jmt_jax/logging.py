@@ -22,12 +22,18 @@ def set_up(workdir: Path | None = None) -> None:
     if workdir is not None:
         workdir.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(workdir / "log.txt"))
+    # What Orbax finds wrong in the background it raises as well, and `Checkpoints` says it in one line.
+    logging.getLogger("absl").addFilter(_is_no_traceback_of_orbax)
     for old in list(LOGGER.handlers):
         LOGGER.removeHandler(old)
         old.close()
     for handler in handlers:
         handler.setFormatter(formatter)
         LOGGER.addHandler(handler)
+
+
+def _is_no_traceback_of_orbax(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and "orbax" in record.pathname)
 
 
 def info(message: str, *args: Any) -> None:
