@@ -36,8 +36,8 @@ def handlers():
 
 
 def test_an_interrupted_run_ends_with_the_same_numbers(cache_dir, tmp_path, monkeypatch, handlers):
-    """Killed after a save, then asked to stop at a step without evaluation, then in an evaluation."""
-    options = {"training__stages": "physio,fusion", "training__fusion__epochs": 2}
+    """Killed after a save, then asked to stop in an evaluation, then at a step without one."""
+    options = {"training__stages": "physio,fusion", "training__fusion__epochs": 3}
     options["training__fusion__ema_decay"] = 0.9
     options["training__checkpoint_every_steps"] = 2
     config = tiny.shrunk("biovid", cache_dir, **ONE_STREAM, **options)
@@ -62,16 +62,16 @@ def test_an_interrupted_run_ends_with_the_same_numbers(cache_dir, tmp_path, monk
 
     def add_and_ask(self, number, *args):
         add(self, number, *args)
-        os.kill(os.getpid(), signal.SIGUSR1)
+        if number == 5:
+            os.kill(os.getpid(), signal.SIGUSR1)
 
     def ask_and_predict(*args):
         os.kill(os.getpid(), signal.SIGTERM)
         return predict(*args)
 
     for place, name, function, at in (
-        (stage.StepMonitor, "add", add_and_ask, "fusion is saved at step 3 of 6"),
-        (evaluate, "predict", ask_and_predict, "fusion is saved at step 3 of 6"),
-        (evaluate, "predict", ask_and_predict, "fusion is saved at step 6 of 6"),
+        (evaluate, "predict", ask_and_predict, "fusion is saved at step 3 of 9"),
+        (stage.StepMonitor, "add", add_and_ask, "fusion is saved at step 5 of 9"),
     ):
         monkeypatch.setattr(place, name, function)
         with pytest.raises(Interrupted, match=at):
