@@ -8,6 +8,7 @@ long as every process looks equally often.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 from types import FrameType
@@ -18,6 +19,7 @@ from jax.experimental import multihost_utils
 from data_pipelines.errors import Interrupted
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+_LARGEST_SIGACTION_BYTES = 512
 GO_ON = "the same command with the same --workdir goes on"
 
 
@@ -28,12 +30,14 @@ class _Asked:
       signals: Numbers of the signals that arrived here.
       agreed: All processes stop now.
       looks: How often `requested` was asked.
+      handler_of_jax: JAX's handler of SIGTERM, as the operating system knows it; None in a process alone.
     """
 
     def __init__(self) -> None:
         self.installed = self.agreed = False
         self.signals: list[int] = []
         self.looks = 0
+        self.handler_of_jax: ctypes.Array | None = None
 
 
 _asked = _Asked()
@@ -46,6 +50,9 @@ def install() -> None:
         # JAX's own handler of SIGTERM tells the other processes; ours would take its place.
         if not (jax.distributed.is_initialized() and number == signal.SIGTERM):
             signal.signal(number, _hear)
+    if jax.distributed.is_initialized():
+        _asked.handler_of_jax = ctypes.create_string_buffer(_LARGEST_SIGACTION_BYTES)
+        ctypes.CDLL(None).sigaction(int(signal.SIGTERM), None, _asked.handler_of_jax)
 
 
 def requested() -> bool:
@@ -53,6 +60,9 @@ def requested() -> bool:
     _asked.looks += 1
     if _asked.installed and not _asked.agreed:
         if jax.distributed.is_initialized():
+            if _asked.looks == 1:
+                # Preparing data has handlers of its own, and Python cannot put back what it did not install.
+                ctypes.CDLL(None).sigaction(int(signal.SIGTERM), _asked.handler_of_jax, None)
             _asked.agreed = multihost_utils.reached_preemption_sync_point(_asked.looks)
         else:
             _asked.agreed = bool(_asked.signals)
@@ -76,5 +86,6 @@ def _hear(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGINT and number in _asked.signals:
         raise KeyboardInterrupt  # twice: whoever sits there does not want to wait
     _asked.signals.append(number)
+    os.write(2, b"asked to stop: this takes until the current step or batch is done\n")
     if jax.distributed.is_initialized():
         os.kill(os.getpid(), signal.SIGTERM)

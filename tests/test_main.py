@@ -48,6 +48,13 @@ def test_help_answers_without_importing_jax():
         assert word in done.stdout
 
 
+def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = _run("--config=configs/biovid.py", f"--workdir={tmp_path / 'file' / 'run'}")
+    assert done.returncode == 3 and "Traceback" not in done.stderr
+    assert "file" in done.stderr and "cannot be written" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -62,6 +69,7 @@ def test_help_answers_without_importing_jax():
         (["--mode=eval", "--workdir=nowhere"], 2, "nowhere"),
         (["--config=configs/affwild2.py", "--mode=extract", "--shard=2/2"], 2, "i/n"),
         (["--config=configs/affwild2.py", "--shard=0/2"], 2, "--mode=extract"),
+        (["--config=configs/biovid.py", "--watch"], 2, "--mode=eval"),
         (["--config=configs/biovid.py", "--config.data.dir=nowhere"], 3, "nowhere"),
         (["--config=configs/biovid.py", "--config.data.dir=tests"], 3, "samples.csv"),
         (["--config=configs/stress.py", "--config.data.dir=configs"], 3, "configs"),
