@@ -40,7 +40,7 @@ class Trial:
 
     def __init__(self, workdir: Path, cache_dir: Path, loader_workers: int, rng: random.Random) -> None:
         self.workdir, self.cache_dir, self.loader_workers, self.rng = workdir, cache_dir, loader_workers, rng
-        self.left_behind = 0
+        self.left_behind, self.started_at = 0, 0.0
 
     def hit(self, moment: str, number: int) -> tuple[bool, int, float]:
         """Starts the run and sends a signal at a moment, unless it is done before.
@@ -50,7 +50,7 @@ class Trial:
         """
         heard = len(run_of.said(self.workdir))
         process = run_of.start(self.workdir, self.cache_dir, self.loader_workers)
-        begin = time.monotonic()
+        begin, self.started_at = time.monotonic(), time.time()
         sent, wait = 0.0, self.rng.uniform(0.0, 4.0) if moment == "start" else None
         while process.poll() is None:
             if time.monotonic() - begin > _LIMIT_SECONDS:
@@ -62,7 +62,7 @@ class Trial:
                 if wait is not None and time.monotonic() - begin >= wait:
                     process.send_signal(number)
                     sent = time.monotonic()
-            time.sleep(0.005)
+            time.sleep(0.005 if moment == "save" else 0.05)
         seconds = time.monotonic() - sent
         self._sweep(process)
         return bool(sent), process.returncode, seconds
@@ -79,8 +79,15 @@ class Trial:
         if moment == "step":
             return "first training step done" in said
         if moment == "save":
-            return any(self.workdir.glob("checkpoints/*/*orbax-checkpoint-tmp*"))
-        return (self.workdir / "learning_curves.png").exists()
+            return any(map(self._is_new, self.workdir.glob("checkpoints/*/*orbax-checkpoint-tmp*")))
+        return self._is_new(self.workdir / "learning_curves.png")
+
+    def _is_new(self, path: Path) -> bool:
+        """Whether a file or folder was made since the last start."""
+        try:
+            return path.stat().st_mtime > self.started_at
+        except FileNotFoundError:
+            return False
 
     def _delay(self, moment: str) -> float:
         longest = {"compile": 3.0, "step": 2.0, "save": 0.02, "evaluation": 1.5}[moment]
