@@ -316,11 +316,11 @@ def _metrics(data: Data, table: Predictions) -> dict[str, Any]:
 
 
 def _find_step(checkpoints: Checkpoints, wanted: str, folder: Path) -> int:
-    steps = checkpoints.steps()
-    if not steps:
-        raise BadDataError(f"there is no finished checkpoint in {folder}; train first, with that --workdir")
+    steps, latest = checkpoints.steps(), checkpoints.latest_step()
+    if latest is None:
+        raise BadDataError(f"there is no good checkpoint in {folder}; train first, with that --workdir")
     if wanted in ("best", "last"):
-        return checkpoints.best_step() if wanted == "best" else steps[-1]
+        return checkpoints.best_step() if wanted == "best" else latest
     if not wanted.isdigit() or int(wanted) not in steps:
         raise UsageError(f"eval.checkpoint={wanted!r} is not there; it is best, last or one of {steps}")
     return int(wanted)
