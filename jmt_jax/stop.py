@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from data_pipelines.errors import Interrupted
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+_LIBC = ctypes.CDLL(None)
 _LARGEST_SIGACTION_BYTES = 512
 GO_ON = "the same command with the same --workdir goes on"
 
@@ -52,7 +53,7 @@ def install() -> None:
             signal.signal(number, _hear)
     if jax.distributed.is_initialized():
         _asked.handler_of_jax = ctypes.create_string_buffer(_LARGEST_SIGACTION_BYTES)
-        ctypes.CDLL(None).sigaction(int(signal.SIGTERM), None, _asked.handler_of_jax)
+        _LIBC.sigaction(int(signal.SIGTERM), None, _asked.handler_of_jax)
 
 
 def requested() -> bool:
@@ -60,9 +61,8 @@ def requested() -> bool:
     _asked.looks += 1
     if _asked.installed and not _asked.agreed:
         if jax.distributed.is_initialized():
-            if _asked.looks == 1:
-                # Preparing data has handlers of its own, and Python cannot put back what it did not install.
-                ctypes.CDLL(None).sigaction(int(signal.SIGTERM), _asked.handler_of_jax, None)
+            # Preparing data has handlers of its own, and Python cannot put back what it did not install.
+            _LIBC.sigaction(int(signal.SIGTERM), _asked.handler_of_jax, None)
             _asked.agreed = multihost_utils.reached_preemption_sync_point(_asked.looks)
         else:
             _asked.agreed = bool(_asked.signals)
