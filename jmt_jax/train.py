@@ -45,7 +45,7 @@ def train_and_evaluate(
     """
     started = time.monotonic()
     workdir.mkdir(parents=True, exist_ok=True)
-    runtime = Runtime.create(config.parallelism)
+    runtime = Runtime.of(config)
     data = data or open_data(config)
     experiment = make_experiment(config, data, fold=fold, seed=seed)
     _log_experiment(experiment)
