@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The program on one worker of a pod, apart from the connection that started it; launch/tpu_pod.sh calls this.
 #
-#   launch/on_worker.sh start ARGUMENTS OF jmt_jax.main    begins, and returns at once
+#   launch/on_worker.sh start ID ARGUMENTS OF jmt_jax.main   begins, and returns at once
 #   launch/on_worker.sh follow                             shows run.log to its end; exits as the program does
 #   launch/on_worker.sh stop [TERM|KILL]                   sends it a signal
 set -euo pipefail
@@ -23,12 +23,17 @@ supervise() {
 
 case ${1:-} in
   start)
-    shift
+    id=$2
+    shift 2
+    if is_running && [ "$(cat run.id)" = "$id" ]; then
+      exit 0 # The same start again, as another worker did not hear the first.
+    fi
     if is_running; then
       echo "on_worker.sh: a run is going on here (pid $(cat run.child)); see tpu_pod.sh logs, or stop" >&2
       exit 2
     fi
     rm -f run.exit run.child
+    echo "$id" >run.id
     # A session of its own: a lost connection does not end it.
     setsid bash launch/on_worker.sh supervise "$@" >run.log 2>&1 </dev/null &
     while [ ! -f run.child ]; do

@@ -137,9 +137,11 @@ follow() {
 
 run() {
   preflight
-  local number=0 code
+  local number=0 code id
   while true; do
-    on_all_workers "bash jmt-jax/launch/on_worker.sh start $(quoted "$@")"
+    id=START_$number
+    $dry_run || id=$(date +%s)_$number
+    on_all_workers "bash jmt-jax/launch/on_worker.sh start $id $(quoted "$@")"
     attempt "${gcloud_command[@]}"
     code=0
     follow
