@@ -94,7 +94,7 @@ def _describe_death(running: Iterable[Source]) -> str:
 
 
 def remove_partial_files(folder: Path, sources: Iterable[Source] | None = None) -> None:
-    """Removes what a killed process left half written: of these sources of a folder of sources, or everything."""
+    """Removes what a killed process left half written: of these sources in their folder, or everything."""
     own = {source_path(folder, source.stream, source.id) for source in sources or ()}
     for partial in folder.rglob(f"*{PARTIAL_SUFFIX}"):
         whole = partial.with_name(partial.name.removesuffix(PARTIAL_SUFFIX).rpartition(".")[0])

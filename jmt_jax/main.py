@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import difflib
 import importlib.util
+import os
 import re
 import sys
 import time
@@ -29,6 +30,8 @@ _USAGE = """Trains and evaluates joint multimodal transformers.
       Evaluates a run's checkpoint again.
   python -m jmt_jax.main --mode=extract --config=configs/affwild2.py --workdir=RUN [--shard=0/4]
       Computes the features that the fusion trains on, alone or as one job of several that share the work.
+  python -m jmt_jax.main --mode=plan --config=configs/biovid.py:paper --topology=v5e:4x4
+      What the run will need on a TPU pod, compiled without one.
   python -m jmt_jax.main --config=configs/biovid.py --process_id=I --process_count=N --coordinator=HOST:PORT
       One of N processes; Cloud TPU and SLURM's srun need none of these three. See launch/README.md.
 
@@ -46,11 +49,13 @@ def define_flags(argv: list[str]) -> list[str]:
     flags.DEFINE_enum(
         "mode",
         "train",
-        ["train", "eval", "extract"],
-        "train, then test; or eval: test a checkpoint; or extract: compute the frozen backbones' features",
+        ["train", "eval", "extract", "plan"],
+        "train, then test; eval: test a checkpoint; extract: compute the frozen backbones' features; "
+        "plan: what a run will need elsewhere",
     )
     flags.DEFINE_string("shard", "", "i/n with i from 0: the part of the recordings that mode extract does")
     flags.DEFINE_string("workdir", "", "the run's folder; a dated one below runs/ if not given")
+    flags.DEFINE_string("topology", "", "of mode plan: what to compile for, e.g. v5e:4x4; none: what is here")
     flags.DEFINE_enum(
         "distributed", "auto", ["auto", "off"], "auto: join the other processes; off: know of none"
     )
@@ -93,6 +98,9 @@ def parse(argv: list[str]) -> None:
 
 def run() -> None:
     """Does what the parsed flags say."""
+    if FLAGS.mode == "plan":
+        _plan()
+        return
     started = time.monotonic()
     # JAX and the data libraries are imported here, so that --help and a mistyped flag answer at once.
     from jmt_jax import distributed, experiment, first_lines, logging, runtime, study
@@ -118,6 +126,17 @@ def run() -> None:
         else:
             study.run(FLAGS.config, workdir)
         logging.info(f"done in {time.monotonic() - started:.0f} s; run folder: {workdir}")
+
+
+def _plan() -> None:
+    if FLAGS.topology:
+        # libtpu compiles without a TPU, and must not look for one.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    from jmt_jax import logging, plan
+
+    logging.set_up()
+    plan.plan(FLAGS.config, FLAGS.topology)
 
 
 def main() -> int:
@@ -181,7 +200,7 @@ def _dated_workdir() -> Path:
 
 
 def _help() -> str:
-    defined = ["mode", "shard", "workdir", "config", "distributed", "coordinator", "process_id"]
+    defined = ["mode", "shard", "workdir", "config", "topology", "distributed", "coordinator", "process_id"]
     defined += ["process_count", "distributed_timeout_seconds"]
     lines = [f"  --{name}: {FLAGS[name].help}" for name in defined]
     return f"{_USAGE}\n\nOptions:\n" + "\n".join(lines)
