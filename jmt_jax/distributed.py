@@ -154,7 +154,9 @@ def _initialise_alone(limits: Mapping[str, int]) -> None:
 
 def expected_processes(environment: Mapping[str, str] = os.environ) -> tuple[int, str]:
     """How many processes the surroundings speak of, and where they do: (1, "") if nowhere."""
+    # libtpu itself writes a warning there, of several words, where it knows no hosts.
     hosts = [name for name in environment.get("TPU_WORKER_HOSTNAMES", "").split(",") if name.strip()]
+    hosts = [] if any(" " in name.strip() for name in hosts) else hosts
     if len(hosts) > 1:
         return len(hosts), "TPU_WORKER_HOSTNAMES"
     for name in ("SLURM_NTASKS", "SLURM_NPROCS"):

@@ -61,6 +61,9 @@ def test_a_pod_started_on_one_host_only_is_warned_of():
     assert "SLURM_NTASKS speaks of 8" in distributed.too_few_processes(2, {"SLURM_NTASKS": "8"})
     assert distributed.too_few_processes(4, pod) == distributed.too_few_processes(1, {}) == ""
     assert distributed.too_few_processes(1, {"TPU_WORKER_HOSTNAMES": "localhost", "SLURM_NTASKS": "1"}) == ""
+    assert not distributed.too_few_processes(
+        1, {"TPU_WORKER_HOSTNAMES": "WARNING: unknown hosts, please set"}
+    )
 
 
 def test_a_process_that_is_alone_raises_as_ever():

@@ -31,11 +31,13 @@ _NAMES = {
 }
 
 
-def begin(number: int, port: int, folder: pathlib.Path, limit: float, log: pathlib.Path) -> subprocess.Popen:
+def begin(
+    number: int, port: int, folder: pathlib.Path, cache: pathlib.Path, limit: float, log: pathlib.Path
+) -> subprocess.Popen:
     """One of the two processes, training without end as far as this script is concerned."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     command = [sys.executable, "-u", "-m", "jmt_jax.main", "--config=configs/biovid.py"]
-    command += tiny.arguments("biovid", folder / "cache")
+    command += tiny.arguments("biovid", cache)
     command += [
         "--config.model.streams=physio",
         "--config.model.fusion=concat",
@@ -48,12 +50,12 @@ def begin(number: int, port: int, folder: pathlib.Path, limit: float, log: pathl
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
 
 
-def measure(lost: int, number: int, port: int, limit: float) -> bool:
+def measure(lost: int, number: int, port: int, limit: float, cache: pathlib.Path) -> bool:
     """Loses a process by a signal, prints the figures, and says whether all was as it has to be."""
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         logs = [folder / f"{index}.log" for index in (0, 1)]
-        both = [begin(index, port, folder, limit, logs[index]) for index in (0, 1)]
+        both = [begin(index, port, folder, cache, limit, logs[index]) for index in (0, 1)]
         try:
             wait_for_first_step(both, logs[0])
             os.kill(both[lost].pid, number)
@@ -98,10 +100,11 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=7810, help="and the three after it")
     given = parser.parse_args()
     cases = [(lost, number) for number in (signal.SIGKILL, signal.SIGSTOP) for lost in (1, 0)]
-    well = [
-        measure(lost, number, given.port + index, given.limit_seconds)
-        for index, (lost, number) in enumerate(cases)
-    ]
+    with tempfile.TemporaryDirectory() as name:
+        well = [
+            measure(lost, number, given.port + index, given.limit_seconds, pathlib.Path(name))
+            for index, (lost, number) in enumerate(cases)
+        ]
     print(f"{sum(well)} of {len(well)} as they have to be, limit {given.limit_seconds:.0f} s")
     return 0 if all(well) else 1
 
