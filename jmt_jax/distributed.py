@@ -24,6 +24,7 @@ MODES = ("auto", "off")
 DEFAULT_TIMEOUT_SECONDS = 100
 _SHUTDOWN_SECONDS = 600  # The first process still draws and writes while the others have done their part.
 _TEXT_BYTES = 512
+_ALONE_SECONDS = 10_000_000
 # What XLA's collectives (gloo, NCCL, TPU) say when another process is gone; they know no number.
 _BROKEN_COLLECTIVE = re.compile(r"Gloo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED|[Cc]onnection (closed|reset)")
 _VERDICT_SECONDS = 5
@@ -144,6 +145,8 @@ def initialise(options: Options) -> str:
 
 
 def _initialise_alone(limits: Mapping[str, int]) -> None:
+    # A laptop that sleeps, or Ctrl-Z, is no lost process: nobody else waits for this one.
+    limits = {**limits, "heartbeat_timeout_seconds": _ALONE_SECONDS}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
