@@ -37,7 +37,8 @@ def write(config: Any, source: str, options: distributed.Options) -> None:
     if runtime.shard.process_count > 1:
         lines.append(
             f"joined by {source}; a process that is silent for {options.timeout_seconds} s ends all of them, "
-            "and so does the end of process 0, the coordinator, at once"
+            "with its number. Process 0 is the coordinator, in JAX's words the leader or CoordinationService: "
+            "they end with it"
         )
     lines.append(f"{runtime.parallelism} over {runtime.mesh_text}")
     lines += batch_arithmetic(config, runtime)

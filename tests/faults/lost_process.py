@@ -13,7 +13,6 @@ import argparse
 import os
 import pathlib
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -24,10 +23,13 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 import tiny  # noqa: E402
 
-# What JAX says of a task that is silent, and of the one that was its coordinator.
+# What JAX says of a process that is silent (its number, on the next line), and of process 0, its coordinator,
+# which it names by its part; the run's first lines say that this is process 0.
 _NAMES = {
-    0: re.compile(r"process 0 |leader \(usually slice 0 task 0\)|CoordinationService/Heartbeat"),
-    1: re.compile(r"unhealthy|task:1|process 1 of 2 is"),
+    0: re.compile(
+        r"the leader \(usually slice 0 task 0\)|RPC: /xla.coordination.CoordinationService/Heartbeat"
+    ),
+    1: re.compile(r"tasks are unhealthy \(stopped sending heartbeats\):\n1\b"),
 }
 
 
@@ -66,8 +68,8 @@ def measure(lost: int, number: int, port: int, limit: float, cache: pathlib.Path
             except subprocess.TimeoutExpired:
                 code = None
             seconds = time.monotonic() - started
-            lines = logs[1 - lost].read_text().splitlines()
-            named = [line for line in lines if _NAMES[lost].search(line)]
+            said = logs[1 - lost].read_text()
+            named = _NAMES[lost].search(said)
         finally:
             for process in both:
                 process.kill()
@@ -77,7 +79,7 @@ def measure(lost: int, number: int, port: int, limit: float, cache: pathlib.Path
     print(
         f"process {lost} got {signal.Signals(number).name}: the other {what}; {'well' if is_well else 'MISS'}"
     )
-    print(f"    it said: {named[-1][:240] if named else shlex.join(lines[-3:])}")
+    print(f"    it said: {' '.join(named[0].split()) if named else said[-500:]}")
     return is_well
 
 
