@@ -37,8 +37,7 @@ def write(config: Any, source: str, options: distributed.Options) -> None:
     if runtime.shard.process_count > 1:
         lines.append(
             f"joined by {source}; a process that is silent for {options.timeout_seconds} s ends all of them, "
-            "with its number. Process 0 is the coordinator, in JAX's words the leader or CoordinationService: "
-            "they end with it"
+            "with its number; process 0 is the coordinator, in JAX's words the leader or CoordinationService"
         )
     lines.append(f"{runtime.parallelism} over {runtime.mesh_text}")
     lines += batch_arithmetic(config, runtime)

@@ -133,6 +133,7 @@ def _plan() -> None:
         # libtpu compiles without a TPU, and must not look for one.
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     from jmt_jax import logging, plan
 
     logging.set_up()

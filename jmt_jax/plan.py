@@ -264,15 +264,13 @@ def describe(one: StepPlan, target: Target, loader_rows_per_second: float | None
     lines = [
         f"{one.name}: {rows} rows global, {rows // target.hosts} a host "
         f"(compiled in {one.compile_seconds:.0f} s)",
-        f"  memory a device   {one.memory_bytes / _GIB:.2f} GiB{of_chip} (arguments "
-        f"{one.argument_bytes / _MIB:.0f} MiB, temporaries {one.temporary_bytes / _MIB:.0f} MiB)",
-        f"  arithmetic        {one.flops / 1e9:,.1f} GFLOP a device and step; memory traffic "
-        f"{one.accessed_bytes / 1e9:,.2f} GB",
+        f"  memory a device   {_size(one.memory_bytes)}{of_chip} (arguments {_size(one.argument_bytes)}, "
+        f"temporaries {_size(one.temporary_bytes)})",
+        f"  arithmetic        {one.flops / 1e9:,.3f} GFLOP a device and step; memory traffic "
+        f"{_size(one.accessed_bytes)}",
     ]
     kinds = collectives.by_kind(one.found)
-    lines += [
-        f"  {kind:<17} {count} of {size / _MIB:.2f} MiB together" for kind, (count, size) in kinds.items()
-    ]
+    lines += [f"  {kind:<17} {count} of {_size(size)} together" for kind, (count, size) in kinds.items()]
     if not kinds:
         lines.append("  collectives       none")
     lines += [f"  GATHERS THE BATCH {bad.kind} of {bad.shapes}" for bad in one.gathering]
@@ -289,6 +287,14 @@ def describe(one: StepPlan, target: Target, loader_rows_per_second: float | None
     if loader_rows_per_second is not None:
         lines.append(f"  our loader here   {loader_rows_per_second:,.0f} rows/s, measured now, here")
     return lines
+
+
+def _size(num_bytes: float) -> str:
+    """Bytes for people."""
+    for unit, size in (("GiB", _GIB), ("MiB", _MIB)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.2f} {unit}"
+    return f"{num_bytes / 1024:.1f} KiB"
 
 
 def _check(plans: Sequence[StepPlan], target: Target) -> None:
