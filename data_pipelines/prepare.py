@@ -169,11 +169,9 @@ def prepare_shard(
       reader: Knows the raw folder.
       out: Folder of the result, the same for all shards, maybe on different machines.
       shard: (i, n): part i of n, from 0.
-      workers: Processes that decode.
-      log: Called with sentences about what happens.
+      workers, log: As of `prepare`.
 
-    Raises:
-      UsageError, BadDataError, Interrupted: As `prepare` does.
+    Raises as `prepare` does.
     """
     index, count = shard
     if workers < 1:
@@ -222,13 +220,11 @@ def _says_how_to_go_on(out: Path) -> Iterator[None]:
     try:
         yield
     except Stopped as stopped:
-        raise Interrupted(
-            f"stopped; what is decoded is kept in {out}: run the same command again to go on"
-        ) from stopped
+        sentence = f"stopped; what is decoded is kept in {out}: run the same command again to go on"
+        raise Interrupted(sentence) from stopped
     except OSError as error:
-        raise UsageError(
-            f"the file system says: {error}. Mend it and run the same command again: what is decoded is kept"
-        ) from error
+        sentence = "Mend it and run the same command again: what is decoded is kept"
+        raise UsageError(f"the file system says: {error}. {sentence}") from error
 
 
 @contextlib.contextmanager

@@ -100,8 +100,10 @@ def main() -> int:
     )
     parser.add_argument("--limit_seconds", type=float, default=30.0)
     parser.add_argument("--port", type=int, default=7810, help="and the three after it")
+    parser.add_argument("--signals", default="KILL,STOP")
     given = parser.parse_args()
-    cases = [(lost, number) for number in (signal.SIGKILL, signal.SIGSTOP) for lost in (1, 0)]
+    numbers = [signal.Signals[f"SIG{name}"] for name in given.signals.split(",")]
+    cases = [(lost, number) for number in numbers for lost in (1, 0)]
     with tempfile.TemporaryDirectory() as name:
         well = [
             measure(lost, number, given.port + index, given.limit_seconds, pathlib.Path(name))
