@@ -229,10 +229,7 @@ def _says_how_to_go_on(out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def only_one(out: Path, log: Callable[[str], None], *, shared: bool = False) -> Iterator[None]:
-    """Keeps a second process from preparing the same folder; it waits and then finds it prepared.
-
-    Shards share the lock: they wait for a whole preparation, and it for them, but not for each other.
-    """
+    """Keeps a second process from the same folder: it waits and finds it prepared. Shards share the lock."""
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     descriptor = os.open(out, os.O_RDONLY)
     try:
