@@ -48,6 +48,7 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config = config_dict.ConfigDict()
     config.seeds = (0,)
     config.parallelism = "jit"  # or pmap
+    config.model_axis_devices = 1  # devices that share one copy of the fusion's wide matrices
     config.controls = ""
 
     config.data = config_dict.ConfigDict()

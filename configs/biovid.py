@@ -46,6 +46,7 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config = config_dict.ConfigDict()
     config.seeds = (0,)
     config.parallelism = "jit"  # or pmap
+    config.model_axis_devices = 1  # devices that share one copy of the fusion's wide matrices
     config.controls = ""  # comma-separated: logistic_regression
 
     config.data = config_dict.ConfigDict()

@@ -67,6 +67,7 @@ def get_config() -> config_dict.ConfigDict:
     config = config_dict.ConfigDict()
     config.seeds = (0,)
     config.parallelism = "jit"  # or pmap
+    config.model_axis_devices = 1  # devices that share one copy of the fusion's wide matrices
     config.controls = "logistic_regression,time"
 
     config.data = config_dict.ConfigDict()

@@ -119,9 +119,7 @@ class Loader:
         else:
             order = grain.MapDataset.source(BlockOrder(rows, self.items.block[rows], seed, self.mixed_blocks))
         dataset = order.random_map(_LoadItem(self), seed=seed + 1)
-        batches = dataset[shard.process_index :: shard.process_count].batch(
-            shard.local_batch_size(global_batch_size), drop_remainder=True
-        )
+        batches = _share(dataset, shard, global_batch_size)
         options = grain.ReadOptions(num_threads=self.num_threads, prefetch_buffer_size=2 * self.num_threads)
         if self.num_workers:
             if not flags.FLAGS.is_parsed():
@@ -141,9 +139,7 @@ class Loader:
         padded = np.full(count, PADDING, np.int64)
         padded[: len(rows)] = rows
         dataset = grain.MapDataset.source(padded).map(self.load_item)
-        batches = dataset[shard.process_index :: shard.process_count].batch(
-            shard.local_batch_size(global_batch_size), drop_remainder=True
-        )
+        batches = _share(dataset, shard, global_batch_size)
         options = grain.ReadOptions(num_threads=self.num_threads, prefetch_buffer_size=2 * self.num_threads)
         return iter(batches.to_iter_dataset(options))
 
@@ -185,6 +181,30 @@ class BlockOrder:
         rng = np.random.default_rng([self._seed, number])
         group = rng.permutation(self._block.max() + 1)[self._block] // self._mixed
         return self._rows[np.lexsort((rng.random(len(self._rows)), group))]
+
+
+def _share(dataset: grain.MapDataset, shard: Shard, global_batch_size: int) -> grain.MapDataset:
+    """This process's rows of every global batch: neighbours, as its devices are in the mesh."""
+    local = shard.local_batch_size(global_batch_size)
+    if shard.process_count > 1:
+        dataset = grain.MapDataset.source(
+            _OwnRows(dataset, shard.process_index * local, local, global_batch_size)
+        )
+    return dataset.batch(local, drop_remainder=True)
+
+
+class _OwnRows:
+    """Of every ``global_batch_size`` elements of a dataset the ``local`` ones from ``first`` on."""
+
+    def __init__(self, dataset: grain.MapDataset, first: int, local: int, global_batch_size: int) -> None:
+        self._dataset, self._first, self._local, self._global = dataset, first, local, global_batch_size
+
+    def __len__(self) -> int:
+        return len(self._dataset) // self._global * self._local
+
+    def __getitem__(self, position: int) -> Batch:
+        batch, place = divmod(int(position), self._local)
+        return self._dataset[batch * self._global + self._first + place]
 
 
 class _LoadItem(grain.transforms.RandomMap):

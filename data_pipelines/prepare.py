@@ -9,7 +9,6 @@ and started again, it goes on where it was, and the bytes are those of an uninte
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import fcntl
@@ -29,6 +28,7 @@ import numpy as np
 from data_pipelines import inputs, reader_options, storage, workers
 from data_pipelines.assemble import CARD_TEXT_FILE, assemble
 from data_pipelines.errors import BadDataError, Interrupted, UsageError
+from data_pipelines.prepare_flags import count_cores, make_parser, parse_shard
 from data_pipelines.progress import Progress
 from data_pipelines.reader_options import make_reader
 from data_pipelines.recording import LeftOut, Reader, Recording, Source
@@ -133,34 +133,72 @@ def _run(
     log: Callable[[str], None],
 ) -> dict[str, Any]:
     """Both phases; stopped by a signal in between, it says how to go on."""
-    try:
-        with workers.stop_by_signal() as should_stop:
-            stored = _decode_all(reader, scan, out / SOURCES_FOLDER, decode, should_stop, log)
-            kept, left_out = _leave_out_damaged(scan, stored, max_damaged_share)
-            card = assemble(
-                reader,
-                out,
-                recordings=kept,
-                sources=scan.sources,
-                left_out=left_out,
-                stored=stored,
-                fingerprints=fingerprints,
-                should_stop=should_stop,
-            )
-    except Stopped as stopped:
-        raise Interrupted(
-            f"stopped; what is decoded is kept in {out}: run the same command again to go on"
-        ) from stopped
-    except OSError as error:
-        raise UsageError(
-            f"the file system says: {error}. Mend it and run the same command again: what is decoded is kept"
-        ) from error
+    with _says_how_to_go_on(out), workers.stop_by_signal() as should_stop:
+        workers.remove_partial_files(out)
+        stored = _decode_all(reader, scan, out / SOURCES_FOLDER, decode, should_stop, log)
+        kept, left_out = _leave_out_damaged(scan, stored, max_damaged_share)
+        card = assemble(
+            reader,
+            out,
+            recordings=kept,
+            sources=scan.sources,
+            left_out=left_out,
+            stored=stored,
+            fingerprints=fingerprints,
+            should_stop=should_stop,
+        )
     counts = card["counts"]
     log(
         f"{out}: {counts['recordings']} recordings of {counts['subjects']} subjects; "
         f"{counts['left_out']} left out, of which {counts['damaged']} damaged (see {CARD_TEXT_FILE})"
     )
     return card
+
+
+def prepare_shard(
+    reader: Reader,
+    out: Path,
+    shard: tuple[int, int],
+    *,
+    workers: int,
+    log: Callable[[str], None] = _log_to_stderr,
+) -> None:
+    """Decodes one of several parts of a data set's sources; `prepare` puts them together when all are there.
+
+    Args:
+      reader: Knows the raw folder.
+      out: Folder of the result, the same for all shards, maybe on different machines.
+      shard: (i, n): part i of n, from 0.
+      workers, log: As of `prepare`.
+
+    Raises as `prepare` does.
+    """
+    index, count = shard
+    if workers < 1:
+        raise UsageError(f"--workers={workers}: at least 1 process is needed")
+    out = Path(out)
+    _check_folder(out, Path(reader.root))
+    inputs.recall_scan(reader, out)
+    scan = _scan(reader)
+    own = dataclasses.replace(scan, sources=scan.sources[index::count])
+    out.mkdir(parents=True, exist_ok=True)
+    with only_one(out, log, shared=True):
+        if is_prepared(out):
+            log(f"{out} is prepared already; shard {index}/{count} has nothing to do")
+            return
+        (out / UNFINISHED_FILE).write_text(_UNFINISHED_TEXT)
+        _run_shard(reader, own, out, _with_processes(reader, workers), log)
+    log(
+        f"shard {index}/{count}: {len(own.sources)} of {len(scan.sources)} sources are decoded; when all "
+        "shards are done, the same command without --shard puts them together"
+    )
+
+
+def _run_shard(reader: Reader, own: _Scan, out: Path, decode: Decode, log: Callable[[str], None]) -> None:
+    with _says_how_to_go_on(out), workers.stop_by_signal() as should_stop:
+        # Those of other shards are in their hands.
+        workers.remove_partial_files(out / SOURCES_FOLDER, own.sources)
+        _decode_all(reader, own, out / SOURCES_FOLDER, decode, should_stop, log)
 
 
 def _check_folder(out: Path, raw: Path) -> None:
@@ -177,15 +215,29 @@ def _check_folder(out: Path, raw: Path) -> None:
 
 
 @contextlib.contextmanager
-def only_one(out: Path, log: Callable[[str], None]) -> Iterator[None]:
-    """Keeps a second process from preparing the same folder; it waits and then finds it prepared."""
+def _says_how_to_go_on(out: Path) -> Iterator[None]:
+    """Turns a stop, and what the file system says, into the program's own errors."""
+    try:
+        yield
+    except Stopped as stopped:
+        sentence = f"stopped; what is decoded is kept in {out}: run the same command again to go on"
+        raise Interrupted(sentence) from stopped
+    except OSError as error:
+        sentence = "Mend it and run the same command again: what is decoded is kept"
+        raise UsageError(f"the file system says: {error}. {sentence}") from error
+
+
+@contextlib.contextmanager
+def only_one(out: Path, log: Callable[[str], None], *, shared: bool = False) -> Iterator[None]:
+    """Keeps a second process from the same folder: it waits and finds it prepared. Shards share the lock."""
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     descriptor = os.open(out, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             log(f"another process is preparing {out}; waiting for it")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, kind)
         except OSError as error:
             log(f"{out} cannot be locked ({error.strerror}); do not prepare it twice at the same time")
         yield
@@ -255,7 +307,6 @@ def _decode_all(
 ) -> dict[Key, StoredSource]:
     """Decodes what is not decoded yet."""
     folder.mkdir(exist_ok=True)
-    workers.remove_partial_files(folder.parent)
     stored = storage.find_finished(reader, scan.sources, folder)
     todo = [source for source in scan.sources if (source.stream, source.id) not in stored]
     if stored:
@@ -313,52 +364,6 @@ def _remove_scaffolding(out: Path) -> None:
     (out / UNFINISHED_FILE).unlink(missing_ok=True)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The command line's options, with those of every reader."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_pipelines.prepare",
-        description="Turns a raw data set into a prepared one that training reads. Interrupted at any "
-        "moment, the same command goes on where it was.",
-        epilog="Exit codes: 0 done, 2 the command asks for something impossible, 3 the raw data are not as "
-        "they should be, 75 interrupted by a signal (run it again).",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--dataset", required=True, choices=sorted(reader_options.READERS), help="layout of the raw folder")
-    add("--raw", required=True, metavar="DIR", help="the raw folder; it is only read")
-    add("--out", required=True, metavar="DIR", help="folder of the result, new or begun by an earlier run")
-    add("--workers", type=int, metavar="N", help="processes that decode (default: one a core)")
-    add(
-        "--max_damaged",
-        type=float,
-        default=0.05,
-        metavar="SHARE",
-        help="go on if at most this share of the recordings is damaged; they are left out and listed "
-        "(default: 0.05)",
-    )
-    add(
-        "--beam_runner",
-        metavar="NAME",
-        help="decode with this Apache Beam runner, e.g. DirectRunner; its workers must see both folders "
-        "under the same paths (pip install 'jmt-jax[beam]')",
-    )
-    add(
-        "--beam_args",
-        default="",
-        metavar="ARGS",
-        help='options of the runner, e.g. --beam_args="--direct_num_workers=2"',
-    )
-    reader_options.add_arguments(parser)
-    return parser
-
-
-def _count_cores() -> int:
-    """The cores that this process may use, where the system tells."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     given = make_parser().parse_args(arguments)
@@ -366,10 +371,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         reader = make_reader(given.dataset, Path(given.raw).absolute(), **reader_options.chosen(given))
+        count = count_cores() if given.workers is None else given.workers
+        if given.shard:
+            if given.beam_runner:
+                raise UsageError("--shard is for processes of this machine; Beam shares the work by itself")
+            prepare_shard(reader, Path(given.out), parse_shard(given.shard), workers=count)
+            return 0
         prepare(
             reader,
             Path(given.out),
-            workers=_count_cores() if given.workers is None else given.workers,
+            workers=count,
             max_damaged_share=given.max_damaged,
             beam_runner=given.beam_runner,
             beam_args=shlex.split(given.beam_args),

@@ -17,7 +17,7 @@ from typing import Any
 
 from data_pipelines.errors import BadDataError, UsageError
 from data_pipelines.recording import Reader, Source
-from data_pipelines.storage import PARTIAL_SUFFIX, Stopped, StoredSource, store_source
+from data_pipelines.storage import PARTIAL_SUFFIX, Stopped, StoredSource, source_path, store_source
 
 _POLL_SECONDS = 0.2
 # A batch system ends a job by a signal to all its processes: ours may arrive after a worker's end shows.
@@ -80,7 +80,7 @@ def decode_with_processes(
     finally:
         stop_flag.value = 1
         executor.shutdown(wait=True, cancel_futures=True)
-        remove_partial_files(folder)
+        remove_partial_files(folder, sources)
 
 
 def _describe_death(running: Iterable[Source]) -> str:
@@ -93,10 +93,13 @@ def _describe_death(running: Iterable[Source]) -> str:
     )
 
 
-def remove_partial_files(folder: Path) -> None:
-    """Removes what a killed process left half written."""
+def remove_partial_files(folder: Path, sources: Iterable[Source] | None = None) -> None:
+    """Removes what a killed process left half written: of these sources in their folder, or everything."""
+    own = {source_path(folder, source.stream, source.id) for source in sources or ()}
     for partial in folder.rglob(f"*{PARTIAL_SUFFIX}"):
-        partial.unlink(missing_ok=True)
+        whole = partial.with_name(partial.name.removesuffix(PARTIAL_SUFFIX).rpartition(".")[0])
+        if sources is None or whole in own:
+            partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -198,7 +198,7 @@ def evaluate_checkpoint(
     """
     experiment = make_experiment(config, data, fold=fold, seed=seed)
     check(experiment)
-    runtime = Runtime.create(config.parallelism)
+    runtime = Runtime.of(config)
     stage = experiment.stages[-1]
     folder = workdir / "checkpoints" / stage
     if not folder.is_dir():
@@ -223,9 +223,11 @@ def abstract_variables(experiment: Experiment, model: nn.Module, runtime: Runtim
     shapes = jax.eval_shape(
         lambda batch: model.init(jax.random.key(0), batch["inputs"], batch["masks"], train=False), example
     )
+    shapes = {"batch_stats": {}, **shapes}
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=runtime.replicated),
-        {"batch_stats": {}, **shapes},
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        runtime.shardings(shapes),
     )
 
 

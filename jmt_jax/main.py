@@ -6,6 +6,7 @@ import datetime
 import difflib
 import errno
 import importlib.util
+import os
 import re
 import sys
 import time
@@ -32,6 +33,10 @@ _USAGE = """Trains and evaluates joint multimodal transformers.
       Computes the features that the fusion trains on, alone or as one job of several that share the work.
   python -m jmt_jax.main --mode=eval --watch --workdir=RUN
       Follows the checkpoints of a run that is being trained, until it is done.
+  python -m jmt_jax.main --mode=plan --config=configs/biovid.py:paper --topology=v5e:4x4
+      What the run will need on a TPU pod, compiled without one.
+  python -m jmt_jax.main --config=configs/biovid.py --process_id=I --process_count=N --coordinator=HOST:PORT
+      One of N processes; Cloud TPU and SLURM's srun need none of these three. See launch/README.md.
 
 Exit codes: 0 done, 2 usage, 3 bad data, 75 stopped (the same command goes on)."""
 
@@ -49,12 +54,23 @@ def define_flags(argv: list[str]) -> list[str]:
     flags.DEFINE_enum(
         "mode",
         "train",
-        ["train", "eval", "extract"],
-        "train, then test; or eval: test a checkpoint; or extract: compute the frozen backbones' features",
+        ["train", "eval", "extract", "plan"],
+        "train, then test; eval: test a checkpoint; extract: compute the frozen backbones' features; "
+        "plan: what a run will need elsewhere",
     )
     flags.DEFINE_string("shard", "", "i/n with i from 0: the part of the recordings that mode extract does")
     flags.DEFINE_bool("watch", False, "with --mode=eval: evaluate each checkpoint of a training as it comes")
     flags.DEFINE_string("workdir", "", "the run's folder; a dated one below runs/ if not given")
+    flags.DEFINE_string("topology", "", "of mode plan: what to compile for, e.g. v5e:4x4; none: what is here")
+    flags.DEFINE_enum(
+        "distributed", "auto", ["auto", "off"], "auto: join the other processes; off: know of none"
+    )
+    flags.DEFINE_string("coordinator", "", "host:port of process 0, where nothing says who the others are")
+    flags.DEFINE_integer("process_id", None, "number of this process, from 0")
+    flags.DEFINE_integer("process_count", None, "number of all processes")
+    flags.DEFINE_integer(
+        "distributed_timeout_seconds", 100, "a process that is silent for so long ends all of them"
+    )
     config_flags.DEFINE_config_file("config", None, "the configuration, e.g. configs/biovid.py")
     workdir = _given(argv, "workdir")
     if _given(argv, "mode") not in ("eval", "extract") or _given(argv, "config") is not None or not workdir:
@@ -90,25 +106,49 @@ def parse(argv: list[str]) -> None:
 
 def run() -> None:
     """Does what the parsed flags say."""
-    workdir = Path(FLAGS.workdir) if FLAGS.workdir else _dated_workdir()
+    if FLAGS.mode == "plan":
+        _plan()
+        return
     started = time.monotonic()
     # JAX and the data libraries are imported here, so that --help and a mistyped flag answer at once.
-    from jmt_jax import experiment, logging, runtime, stop, study
+    from jmt_jax import distributed, experiment, first_lines, logging, runtime, stop, study
 
-    logging.set_up(workdir)
-    logging.info(f"run folder: {workdir}")
-    runtime.enable_compilation_cache(experiment.cache_dir(FLAGS.config))
-    logging.info(runtime.description())
-    stop.install()
-    if FLAGS.mode == "eval" and FLAGS.watch:
-        study.run_watch(FLAGS.config, workdir)
-    elif FLAGS.mode == "eval":
-        study.run_evaluation(FLAGS.config, workdir)
-    elif FLAGS.mode == "extract":
-        study.run_extraction(FLAGS.config, workdir, _shard())
-    else:
-        study.run(FLAGS.config, workdir)
-    logging.info(f"done in {time.monotonic() - started:.0f} s; run folder: {workdir}")
+    options = distributed.Options(
+        mode=FLAGS.distributed,
+        coordinator=FLAGS.coordinator,
+        process_id=FLAGS.process_id,
+        process_count=FLAGS.process_count,
+        timeout_seconds=FLAGS.distributed_timeout_seconds,
+    )
+    source = distributed.initialise(options)
+    with distributed.ends_with_others(options):
+        workdir = Path(FLAGS.workdir or distributed.agreed_text(str(_dated_workdir())))
+        logging.set_up(workdir if runtime.is_main_process() else None)
+        logging.info(f"run folder: {workdir}")
+        runtime.enable_compilation_cache(experiment.cache_dir(FLAGS.config))
+        first_lines.write(FLAGS.config, source, options)
+        stop.install()
+        if FLAGS.mode == "eval" and FLAGS.watch:
+            study.run_watch(FLAGS.config, workdir)
+        elif FLAGS.mode == "eval":
+            study.run_evaluation(FLAGS.config, workdir)
+        elif FLAGS.mode == "extract":
+            study.run_extraction(FLAGS.config, workdir, _shard())
+        else:
+            study.run(FLAGS.config, workdir)
+        logging.info(f"done in {time.monotonic() - started:.0f} s; run folder: {workdir}")
+
+
+def _plan() -> None:
+    if FLAGS.topology:
+        # libtpu compiles without a TPU, and must not look for one.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    from jmt_jax import logging, plan
+
+    logging.set_up()
+    plan.plan(FLAGS.config, FLAGS.topology)
 
 
 def main() -> int:
@@ -181,7 +221,8 @@ def _dated_workdir() -> Path:
 
 
 def _help() -> str:
-    defined = ["mode", "watch", "shard", "workdir", "config"]
+    defined = ["mode", "watch", "shard", "workdir", "config", "topology", "distributed", "coordinator"]
+    defined += ["process_id", "process_count", "distributed_timeout_seconds"]
     lines = [f"  --{name}: {FLAGS[name].help}" for name in defined]
     return f"{_USAGE}\n\nOptions:\n" + "\n".join(lines)
 

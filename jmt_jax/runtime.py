@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from data_pipelines.errors import UsageError
 from data_pipelines.loader import Batch, Shard
+from jmt_jax.distributed import wait_for_all
 
-DATA_AXIS = "data"
+DATA_AXIS, MODEL_AXIS = "data", "model"
 PARALLELISMS = ("jit", "pmap")
+# Of a state, these parts are cut along the model axis: every matrix of at least so many elements, by columns.
+_SHARDED_PARTS = ("fusion", "head")
+_SHARDED_ELEMENTS = 128 * 128
 # Initialisation is many small random draws: compiling them well takes far longer than running them.
 _QUICK_CPU_COMPILATION = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
@@ -28,18 +33,35 @@ class Runtime:
 
     Attributes:
       parallelism: ``jit`` (one program over a mesh with a data axis) or ``pmap`` (one copy a device).
-      mesh: All devices along the data axis.
+      mesh: All devices, ``data`` x ``model``: a batch's rows are spread along the data axis, the wide
+        matrices of fusion and head along the model axis, which has one device unless asked for more.
     """
 
     parallelism: str
     mesh: Mesh
 
     @classmethod
-    def create(cls, parallelism: str, devices: Sequence[jax.Device] | None = None) -> Runtime:
+    def of(cls, config: Any, devices: Sequence[jax.Device] | None = None) -> Runtime:
+        """The runtime that a configuration asks for: ``parallelism`` and ``model_axis_devices``."""
+        return cls.create(config.parallelism, devices, model_axis_devices=config.get("model_axis_devices", 1))
+
+    @classmethod
+    def create(
+        cls,
+        parallelism: str,
+        devices: Sequence[jax.Device] | None = None,
+        *,
+        model_axis_devices: int = 1,
+    ) -> Runtime:
         """A runtime over all devices, or over some of this process.
 
+        Args:
+          parallelism: ``jit`` or ``pmap``.
+          devices: All if None.
+          model_axis_devices: Devices that share one copy of the wide matrices of fusion and head.
+
         Raises:
-          UsageError: The parallelism is unknown.
+          UsageError: The parallelism is unknown, or the devices do not make such a mesh.
         """
         if parallelism not in PARALLELISMS:
             raise UsageError(
@@ -47,13 +69,34 @@ class Runtime:
             )
         # Linen's dropout needs automatic axes; make_mesh's default is explicit ones.
         devices = list(devices or jax.devices())
-        mesh = jax.make_mesh((len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+        width = model_axis_devices
+        if width < 1 or len(devices) % width or (width > 1 and parallelism == "pmap"):
+            raise UsageError(
+                f"model_axis_devices={width} with {len(devices)} devices and parallelism={parallelism}; it "
+                "has to divide their number, and more than 1 needs parallelism=jit"
+            )
+        mesh = jax.make_mesh(
+            (len(devices) // width, width),
+            (DATA_AXIS, MODEL_AXIS),
+            axis_types=(AxisType.Auto, AxisType.Auto),
+            devices=devices,
+        )
         return cls(parallelism, mesh)
 
     @property
     def num_devices(self) -> int:
         """Devices of all processes."""
         return self.mesh.size
+
+    @property
+    def num_row_shards(self) -> int:
+        """Into how many parts a batch's rows are cut."""
+        return self.mesh.shape[DATA_AXIS]
+
+    @property
+    def mesh_text(self) -> str:
+        """The mesh as words for the log."""
+        return f"a mesh of {self.num_row_shards} (data) x {self.mesh.shape[MODEL_AXIS]} (model)"
 
     @property
     def axis_name(self) -> str | None:
@@ -64,6 +107,24 @@ class Runtime:
     def shard(self) -> Shard:
         """Which part of a global batch this process loads."""
         return Shard(jax.process_index(), jax.process_count())
+
+    def shardings(self, tree: Any) -> Any:
+        """Where each leaf of a state or of variables belongs: replicated, or cut along the model axis.
+
+        Args:
+          tree: Arrays or their shapes; optimizer states and averages lie as the parameters that they are of.
+        """
+        width = self.mesh.shape[MODEL_AXIS]
+
+        def sharding(path: Any, leaf: Any) -> NamedSharding:
+            names = {str(getattr(entry, "key", "")) for entry in path}
+            shape = np.shape(leaf)
+            is_wide = len(shape) == 2 and shape[0] * shape[1] >= _SHARDED_ELEMENTS and shape[1] % width == 0
+            if width > 1 and is_wide and names.intersection(_SHARDED_PARTS):
+                return NamedSharding(self.mesh, PartitionSpec(None, MODEL_AXIS))
+            return self.replicated
+
+        return jax.tree_util.tree_map_with_path(sharding, tree)
 
     @property
     def is_main(self) -> bool:
@@ -86,7 +147,7 @@ class Runtime:
         Raises:
           UsageError: The devices cannot share the batch equally.
         """
-        devices, processes = self.num_devices, jax.process_count()
+        devices, processes = self.num_row_shards, jax.process_count()
         if global_batch_size < 1 or global_batch_size % devices:
             lower = global_batch_size // devices * devices
             raise UsageError(
@@ -110,7 +171,11 @@ class Runtime:
         if self.parallelism == "pmap":
             count = len(self.mesh.local_devices)
             return jax.tree.map(lambda x: np.broadcast_to(np.asarray(x)[None], (count, *np.shape(x))), state)
-        return jax.device_put(state, self.replicated)
+        return self.place(state)
+
+    def place(self, variables: Any) -> Any:
+        """One logical copy of variables, where they belong."""
+        return jax.device_put(variables, self.shardings(variables))
 
     def single(self, tree: Any) -> Any:
         """The one logical value of what a step returned: without pmap's leading axis."""
@@ -127,14 +192,22 @@ class Runtime:
 
     def wait_for_all(self, what: str) -> None:
         """Returns when every process has come here; ``what`` is the same in all of them."""
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(what)
+        wait_for_all(what)
 
     def compile_once(self, make: Callable[..., Any]) -> Callable:
-        """A function that makes a state, compiled quickly as it runs once; its value is on every device."""
+        """A function that makes a state, compiled quickly as it runs once; its value is made in its place."""
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         options = _QUICK_CPU_COMPILATION if on_cpu else None
-        return jax.jit(make, out_shardings=self.replicated, compiler_options=options)
+
+        if self.mesh.shape[MODEL_AXIS] == 1:
+            return jax.jit(make, out_shardings=self.replicated, compiler_options=options)
+        return _ShapedStep(
+            lambda *arguments: jax.jit(
+                make,
+                out_shardings=self.shardings(jax.eval_shape(make, *arguments)),
+                compiler_options=options,
+            )
+        )
 
     def compile(
         self, step: Callable[..., Any], *, donate_state: bool = False, rows_out: bool = False
@@ -151,12 +224,40 @@ class Runtime:
             return jax.pmap(
                 step, axis_name=DATA_AXIS, donate_argnums=donated, devices=list(self.mesh.devices.flat)
             )
+        if self.mesh.shape[MODEL_AXIS] > 1:
+            return _ShapedStep(lambda *arguments: self.jit(step, donated, rows_out, arguments))
+        return self.jit(step, donated, rows_out)
+
+    def jit(
+        self,
+        step: Callable[..., Any],
+        donated: tuple[int, ...],
+        rows_out: bool,
+        arguments: tuple[Any, ...] = (),
+    ) -> Callable:
+        """A step under jit; with a model axis the arguments' shapes say what is cut along it."""
+        state_in = state_out = self.replicated
+        if arguments and self.mesh.shape[MODEL_AXIS] > 1:
+            state_in = self.shardings(arguments[0])
+            state_out = self.shardings(jax.eval_shape(step, *arguments))
         return jax.jit(
             step,
-            in_shardings=(self.replicated, self.by_row),
-            out_shardings=self.by_row if rows_out else self.replicated,
+            in_shardings=(state_in, self.by_row),
+            out_shardings=self.by_row if rows_out else state_out,
             donate_argnums=donated,
         )
+
+
+class _ShapedStep:
+    """A step that is made at its first call, when the shapes of its arguments are known."""
+
+    def __init__(self, make: Callable[..., Callable]) -> None:
+        self._make, self._step = make, None
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self._step is None:
+            self._step = self._make(*arguments)
+        return self._step(*arguments)
 
 
 def enable_compilation_cache(cache_dir: Path) -> None:
@@ -168,10 +269,16 @@ def enable_compilation_cache(cache_dir: Path) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def description() -> str:
-    """Devices and versions, for the log's first lines."""
-    kinds = {device.device_kind for device in jax.devices()}
-    return (
-        f"jax {jax.__version__} on {jax.device_count()} device(s) ({', '.join(sorted(kinds))}), "
-        f"process {jax.process_index()} of {jax.process_count()}, {os.cpu_count()} cores"
-    )
+def is_main_process() -> bool:
+    """True for the one process that writes files."""
+    return jax.process_index() == 0
+
+
+def description() -> list[str]:
+    """This process and all devices, for the log's first lines."""
+    kinds = ", ".join(sorted({device.device_kind for device in jax.devices()}))
+    return [
+        f"process {jax.process_index()} of {jax.process_count()} on {socket.gethostname()} "
+        f"(pid {os.getpid()}), {os.cpu_count()} cores",
+        f"{jax.device_count()} device(s) ({kinds}), {jax.local_device_count()} of this process",
+    ]

@@ -182,7 +182,7 @@ class Stage:
                 variables = apply_weights(variables, stream, path, logging.info, part=part)
         for kind, tree in backbones.items():
             known = {name: value for name, value in tree.items() if name in variables[kind]}
-            variables[kind] = {**variables[kind], **jax.device_put(known, self._runtime.replicated)}
+            variables[kind] = {**variables[kind], **self._runtime.place(known)}
         return variables
 
     def _restore(self, state: TrainState) -> TrainState:
@@ -298,7 +298,7 @@ def _check_options(name: str, options: Mapping[str, Any], runtime: Runtime) -> t
       UsageError: Micro-batches cannot be shared by the devices, or the decay is none.
     """
     parts, decay = options.get("accumulation_steps", 1), options.get("ema_decay", 0.0)
-    whole, devices = options["global_batch_size"], runtime.num_devices
+    whole, devices = options["global_batch_size"], runtime.num_row_shards
     if parts < 1 or whole % (parts * devices):
         raise UsageError(
             f"training.{name}.accumulation_steps={parts} cannot divide a global batch of {whole} on "

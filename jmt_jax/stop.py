@@ -49,9 +49,9 @@ def install() -> None:
     _asked.installed = True
     for number in SIGNALS:
         # JAX's own handler of SIGTERM tells the other processes; ours would take its place.
-        if not (jax.distributed.is_initialized() and number == signal.SIGTERM):
+        if not (jax.process_count() > 1 and number == signal.SIGTERM):
             signal.signal(number, _hear)
-    if jax.distributed.is_initialized():
+    if jax.process_count() > 1:
         _asked.handler_of_jax = ctypes.create_string_buffer(_LARGEST_SIGACTION_BYTES)
         _LIBC.sigaction(int(signal.SIGTERM), None, _asked.handler_of_jax)
 
@@ -60,7 +60,7 @@ def requested() -> bool:
     """Whether to save and leave now; the same answer in all processes at their n-th look."""
     _asked.looks += 1
     if _asked.installed and not _asked.agreed:
-        if jax.distributed.is_initialized():
+        if jax.process_count() > 1:
             # Preparing data has handlers of its own, and Python cannot put back what it did not install.
             _LIBC.sigaction(int(signal.SIGTERM), _asked.handler_of_jax, None)
             _asked.agreed = multihost_utils.reached_preemption_sync_point(_asked.looks)
@@ -87,5 +87,5 @@ def _hear(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt  # twice: whoever sits there does not want to wait
     _asked.signals.append(number)
     os.write(2, b"asked to stop: this takes until the current step or batch is done\n")
-    if jax.distributed.is_initialized():
+    if jax.process_count() > 1:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -12,6 +12,7 @@ import jax
 from data_pipelines.errors import UsageError
 from data_pipelines.loader import Shard
 from jmt_jax import evaluate, logging, stop, watch
+from jmt_jax.distributed import wait_for_all
 from jmt_jax.experiment import Config, Data, make_experiment, num_folds, open_data
 from jmt_jax.runtime import Runtime
 from jmt_jax.train import extract_features, train_and_evaluate
@@ -48,6 +49,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
             if len(runs) > 1:
                 logging.info(f"run {number} of {len(runs)}: fold {one.fold + 1}, seed {one.seed}")
             written = train_and_evaluate(config, one.folder, data=data, fold=one.fold, seed=one.seed).results
+        wait_for_all(f"files of {one.folder}")
         if jax.process_index() == 0:
             watch.mark_done(one.folder)
         outcomes.append(evaluate.load_outcome(experiment, one.folder, part))
@@ -85,6 +87,7 @@ def run_evaluation(config: Config, workdir: Path) -> dict[str, Any]:
         written = evaluate.evaluate_checkpoint(
             config, data, one.folder, fold=one.fold, seed=one.seed, seconds=seconds
         )
+        wait_for_all(f"files of {one.folder}")
         experiment = make_experiment(config, data, fold=one.fold, seed=one.seed)
         outcomes.append(evaluate.load_outcome(experiment, one.folder, part))
     if len(runs) > 1:
@@ -144,6 +147,7 @@ def _write_config(config: Config, workdir: Path) -> None:
             f"{workdir} holds a run with another configuration (different: {', '.join(changed[:5])}); give "
             "the same options to go on with it, or another --workdir"
         )
+    wait_for_all("config.json was compared")
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")

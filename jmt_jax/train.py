@@ -45,7 +45,7 @@ def train_and_evaluate(
     """
     started = time.monotonic()
     workdir.mkdir(parents=True, exist_ok=True)
-    runtime = Runtime.create(config.parallelism)
+    runtime = Runtime.of(config)
     data = data or open_data(config)
     experiment = make_experiment(config, data, fold=fold, seed=seed)
     _log_experiment(experiment)
@@ -92,7 +92,7 @@ def extract_features(
       UsageError: No stage has frozen backbones, or ``training.extract`` is False.
       BadDataError: A shard is to be extracted, and a stage that comes before is not finished.
     """
-    runtime = Runtime.create(config.parallelism)
+    runtime = Runtime.of(config)
     experiment = make_experiment(config, data, fold=fold, seed=seed)
     if not config.training.extract:
         raise UsageError(

@@ -593,3 +593,27 @@ def test_a_reader_that_contradicts_itself_is_a_defect(raw, tmp_path, decoded, mo
     monkeypatch.setattr(fake_reader.Fake, "scan", scan_without_sources)
     with pytest.raises(ValueError, match="no source for a stream of recording 'r0'"):
         run(raw, tmp_path / "out")
+
+
+def test_shards_in_any_order_give_the_same_bytes(raw, tmp_path, decoded):
+    run(raw, tmp_path / "whole")
+    del decoded[:]
+    out, said = tmp_path / "parts", []
+    for index in (2, 0, 1):
+        prepare.prepare_shard(fake_reader.Fake(str(raw), 1.0), out, (index, 3), workers=1, log=said.append)
+        half_written = next(out.glob("sources/*")) / "of_another_shard.npz.0.partial"
+        half_written.touch()
+    assert half_written.exists() and not is_prepared(out)
+    assert len(decoded) == len(set(decoded)) and "shard 1/3" in said[-1]
+    del decoded[:]
+    run(raw, out)
+    assert not decoded and contents(out) == contents(tmp_path / "whole")
+    prepare.prepare_shard(fake_reader.Fake(str(raw), 1.0), out, (0, 3), workers=1, log=said.append)
+    assert "prepared already" in said[-1]
+
+
+@pytest.mark.parametrize("shard", ["3/3", "1", "-1/2", "a/b"])
+def test_what_is_no_shard_is_a_sentence(raw, tmp_path, fake_on_the_command_line, capsys, shard):
+    command = ["--dataset=fake", f"--raw={raw}", f"--out={tmp_path / 'x'}", f"--shard={shard}"]
+    assert prepare.main(command) == 2
+    assert "part I of N" in capsys.readouterr().err

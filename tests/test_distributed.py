@@ -1,0 +1,150 @@
+"""Processes: how they are found, what they say, and that their number changes neither batches nor losses."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from data_pipelines.errors import UsageError
+from jmt_jax import distributed, first_lines
+from jmt_jax.distributed import Options
+from jmt_jax.runtime import Runtime
+
+ROOT = Path(__file__).resolve().parent.parent
+SRUN = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n1,n2", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (Options(coordinator="h:1"), "belong together"),
+        (Options(process_id=0), "belong together"),
+        (Options(mode="off", coordinator="h:1", process_id=0, process_count=2), "--distributed=off"),
+        (Options(mode="maybe"), "auto, off"),
+        (Options(coordinator="h", process_id=0, process_count=2), "host:port"),
+        (Options(coordinator="h:1", process_id=2, process_count=2), "begin at 0"),
+        (Options(timeout_seconds=1), "at least 5"),
+    ],
+)
+def test_options_that_do_not_go_together(options, words):
+    with pytest.raises(UsageError, match=words):
+        distributed.initialise(options)
+
+
+def test_who_says_which_process_this_is(tmp_path):
+    def source(options: Options | None = None, **environment):
+        return distributed.find_source(options or Options(), environment, tmp_path)
+
+    assert source() == "one process" and source(Options(mode="off"), **SRUN) == "off"
+    flags = Options(coordinator="h:1", process_id=0, process_count=2)
+    assert source(flags, **SRUN, SLURM_NTASKS="2") == "flags"
+    assert source(**SRUN, SLURM_NTASKS="2") == "SLURM" and source(**SRUN, SLURM_NTASKS="1") == "one process"
+    assert source(SLURM_JOB_ID="7", SLURM_NTASKS="2") == "one process"  # a shell in an allocation
+    (tmp_path / "accel0").touch()
+    has_libtpu = importlib.util.find_spec("libtpu") is not None
+    assert source() == ("Cloud TPU" if has_libtpu else "one process")
+    assert source(JAX_PLATFORMS="cpu") == "one process"
+
+
+def test_a_pod_started_on_one_host_only_is_warned_of():
+    pod = {"TPU_WORKER_HOSTNAMES": "a,b,c,d"}
+    assert "speaks of 4 processes, but this run has 1" in distributed.too_few_processes(1, pod)
+    assert "SLURM_NTASKS speaks of 8" in distributed.too_few_processes(2, {"SLURM_NTASKS": "8"})
+    assert distributed.too_few_processes(4, pod) == distributed.too_few_processes(1, {}) == ""
+    assert distributed.too_few_processes(1, {"TPU_WORKER_HOSTNAMES": "localhost", "SLURM_NTASKS": "1"}) == ""
+    assert not distributed.too_few_processes(
+        1, {"TPU_WORKER_HOSTNAMES": "WARNING: unknown hosts, please set"}
+    )
+
+
+def test_a_process_that_is_alone_raises_as_ever():
+    with pytest.raises(UsageError), distributed.ends_with_others(Options()):
+        raise UsageError("no")
+
+
+def test_the_first_block_says_how_the_batch_is_shared(cache_dir):
+    config = tiny.shrunk("biovid", cache_dir, training__physio__global_batch_size=6)
+    lines = first_lines.batch_arithmetic(config, Runtime.create("jit", jax.devices()[:2]))
+    assert "training.visual.global_batch_size: 4 global, 4 per process, 2 per device" in lines
+    lines = first_lines.batch_arithmetic(config, Runtime.create("jit", jax.devices()[:4]))
+    assert any("cannot be shared equally by 4" in line for line in lines)
+
+
+def test_wide_matrices_are_cut_along_the_model_axis_and_made_so():
+    runtime = Runtime.create("jit", jax.devices()[:4], model_axis_devices=2)
+    assert runtime.num_row_shards == 2 and "2 (data) x 2 (model)" in runtime.mesh_text
+
+    def make(key):
+        wide = jax.random.normal(key, (128, 256))
+        return {"fusion": {"kernel": wide, "bias": wide[0]}, "backbone_a": {"kernel": wide}}
+
+    made = runtime.compile_once(make)(jax.random.key(0))
+    assert made["fusion"]["kernel"].addressable_shards[0].data.shape == (128, 128)
+    assert made["fusion"]["bias"].sharding.is_fully_replicated
+    assert made["backbone_a"]["kernel"].sharding.is_fully_replicated
+
+    def step(state, batch):
+        out = batch @ state["fusion"]["kernel"]
+        return jax.tree.map(lambda x: x * 0.5, state), out.sum()
+
+    batch = np.ones((8, 128), np.float32)
+    halved, total = runtime.compile(step)(made, runtime.put_batch(batch))
+    assert halved["fusion"]["kernel"].sharding == made["fusion"]["kernel"].sharding
+    alone = Runtime.create("jit", jax.devices()[:1])
+    _, expected = alone.compile(step)(alone.put_state(jax.device_get(made)), alone.put_batch(batch))
+    assert float(total) == pytest.approx(float(expected), rel=1e-5)
+    for options in (
+        {"parallelism": "pmap", "model_axis_devices": 2},
+        {"parallelism": "jit", "model_axis_devices": 3},
+    ):
+        with pytest.raises(UsageError, match="model_axis_devices"):
+            Runtime.create(**options, devices=jax.devices()[:4])
+
+
+def _run(processes: int, devices: int, workdir: Path, options: list[str]) -> list[dict]:
+    """Metrics of a run by launch/local.sh."""
+    launch = ["bash", "launch/local.sh", f"--processes={processes}", f"--devices={devices}"]
+    launch += ["--timeout_seconds=300", f"--python={sys.executable}", "--"]
+    done = subprocess.run(
+        [*launch, *options, f"--workdir={workdir}"],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"{processes * devices} device(s)" in done.stderr and f"of {processes}" in done.stderr
+    assert sorted(path.name for path in workdir.glob("*.json")) == ["config.json", "results.json"]
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_2_x_2_1_x_4_and_4_x_1_give_the_same_losses(cache_dir, tmp_path):
+    options = ["--config=configs/biovid.py", *tiny.arguments("biovid", cache_dir)]
+    # Dropout draws by a row's place in the global batch: the batches have to be the same, row for row.
+    options += [
+        "--config.training.stages=joint",
+        "--config.training.joint.epochs=2",
+        "--config.model.streams=physio",
+    ]
+    rows = {
+        f"{processes} x {devices}": _run(processes, devices, tmp_path / f"{processes}_{devices}", options)
+        for processes, devices in ((1, 4), (2, 2), (4, 1))
+    }
+    expected = rows.pop("1 x 4")
+    assert len(expected) == 4
+    for name, others in rows.items():
+        for one, other in zip(expected, others, strict=True):
+            assert one.keys() == other.keys()
+            assert other["loss"] == pytest.approx(one["loss"], rel=1e-5), name
