@@ -173,7 +173,7 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config.training.label_smoothing = 0.0
     config.training.checkpoint_every_steps = 0  # above 0: also between evaluations, for long epochs
     config.training.max_bad_steps = 10  # so many in a row without finite loss and gradient end the run
-    config.training.visual = _stage()
+    config.training.visual = _stage(epochs=5, learning_rate=4e-3, global_batch_size=8)
     config.training.audio = _stage()
     config.training.fusion = _stage(epochs=3, learning_rate=1e-3)
     config.training.joint = _stage(epochs=6)
