@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import tiny
 
 from jmt_jax import challenge, results, study
 from jmt_jax.experiment import make_experiment, open_data
+from jmt_jax.optimizer import make_optimizer, make_schedule
+from jmt_jax.runtime import Runtime
+from jmt_jax.steps import make_train_step
+from jmt_jax.train_state import TrainState
 
 STAGES = ("visual", "audio", "fusion")
 
@@ -68,3 +73,44 @@ def test_a_streams_own_stage_loads_that_stream_alone(finished):
     assert experiment.data.items.label_mask[train].any((1, 2)).all()
     groups = [experiment.data.prepared.recordings[n].group for n in experiment.data.items.recording[train]]
     assert set(groups) == {"train"}
+
+
+@pytest.mark.slow
+def test_the_papers_networks_take_two_steps_from_files(cache_dir):
+    """R(2+1)D-18 and ResNet18, frozen; 16 tokens of 8 crops and 45,599 samples; self-attention."""
+    config = tiny.load("affwild2", "paper")
+    with config.unlocked():
+        config.data.cache_dir = str(cache_dir)
+        # The paper's schedule makes sequences of 512 frames.
+        config.data.sample.update(train=2, validation=1, test=1, seconds=24.0, without_face=0.0)
+        config.training.fusion.global_batch_size = 2
+    experiment = make_experiment(config, open_data(config), fold=0, seed=0)
+    runtime = Runtime.create("jit", jax.devices()[:1])
+    model, options = experiment.model("fusion"), config.training.fusion
+    rows = experiment.rows["train"]
+    batches = experiment.loader.train(rows, global_batch_size=options.global_batch_size, seed=0)
+    batch = next(batches)
+    assert {stream: values.shape for stream, values in batch["inputs"].items()} == {
+        "visual": (2, 16, 8, 112, 112, 3),
+        "audio": (2, 16, 64, 104),
+    }
+
+    def init(batch):
+        return model.init(jax.random.key(0), batch["inputs"], batch["masks"], train=False)
+
+    variables = runtime.compile_once(init)(runtime.put_batch(batch))
+    trainable = experiment.trainable("fusion", variables["params"])
+    assert not any(name.startswith("backbone_") for name in trainable)
+    optimizer = make_optimizer(options, make_schedule(options, 2, 2))
+    state = TrainState.create(variables, optimizer=optimizer, trainable=trainable)
+    before = jax.device_get(state.params["fusion"])
+    step = runtime.compile(
+        make_train_step(model, experiment.loss, optimizer, trainable=trainable, seed=0), donate_state=True
+    )
+    for one in (batch, next(batches)):
+        state, measured = step(state, runtime.put_batch(one))
+        assert np.isfinite(measured["loss"]) and not measured["skipped"]
+    assert int(state.step) == 2
+    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), before, jax.device_get(state.params["fusion"]))
+    assert all(jax.tree.leaves(moved["attention_visual"]["value"])), moved
+    assert all(jax.tree.leaves(moved["token_attention"]["out"])), moved
