@@ -53,12 +53,9 @@ def load(folder: Path, part: str = "test") -> FinishedRun:
     config = run_config.get_config(str(folder / "config.json"))
     suffix = "" if part == "test" else f"_{part}"
     written = results.read(folder / f"results{suffix}.json")
-    metric = _metric(written)
     tables = _tables(folder, written, f"{part}.csv")
-    if isinstance(metric, statistics.RegressionMetric) and written["unit"] == "recording":
-        tables, _ = frame_tables.headline_and_variants(
-            config, metric, tables, {"num_resamples": 0, "seed": 0}
-        )
+    if written["unit"] == "recording":
+        tables = frame_tables.headline(config, tables)
     controls = {
         name: _tables(folder, written, f"{part}_{name}.csv") for name in written.get("controls") or {}
     }

@@ -86,6 +86,17 @@ def smoothed(table: Predictions, chosen: FrameOptions) -> Predictions:
     return dataclasses.replace(table, outputs=outputs)
 
 
+def headline(config: Any, runs: Sequence[Predictions]) -> list[Predictions]:
+    """The tables that the metrics are of: smoothed, and the subjects are the recordings.
+
+    Args:
+      config: The configuration.
+      runs: One table a seed, as `make_table` makes them.
+    """
+    chosen = options(config)
+    return [smoothed(dataclasses.replace(run, subjects=run.recordings), chosen) for run in runs]
+
+
 def headline_and_variants(
     config: Any, metric: RegressionMetric, runs: Sequence[Predictions], draws: Mapping[str, int]
 ) -> tuple[list[Predictions], dict[str, tuple[str, dict[str, Interval]]]]:
@@ -104,11 +115,11 @@ def headline_and_variants(
     """
     chosen = options(config)
     runs = [dataclasses.replace(run, subjects=run.recordings) for run in runs]
-    headline = [smoothed(run, chosen) for run in runs]
+    tables_of_metrics = headline(config, runs)
     variants = {
         "mean_over_recordings": (
             "each recording's own metrics, averaged over the recordings in which they are defined",
-            statistics.subject_mean(metric, headline, **draws),
+            statistics.subject_mean(metric, tables_of_metrics, **draws),
         )
     }
     for smoothing, description in frames.SMOOTHINGS.items():
@@ -116,7 +127,7 @@ def headline_and_variants(
             tables = [smoothed(run, dataclasses.replace(chosen, smoothing=smoothing)) for run in runs]
             name = "unsmoothed" if smoothing == "none" else f"smoothed_{smoothing}"
             variants[name] = description, statistics.subject_bootstrap(metric, tables, **draws)
-    return headline, variants
+    return tables_of_metrics, variants
 
 
 def write(

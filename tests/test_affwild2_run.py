@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from jmt_jax import challenge, results, study
+from jmt_jax import challenge, compare, results, study
 from jmt_jax.experiment import make_experiment, open_data
 from jmt_jax.optimizer import make_optimizer, make_schedule
 from jmt_jax.runtime import Runtime
@@ -42,6 +42,15 @@ def test_from_nothing_to_results_of_validation(finished):
     assert names == ("valence", "arousal") and np.isfinite(table.outputs).all()
     recordings = [r for r in open_data(config).prepared.recordings if r.group == "validation"]
     assert len(table.labels) == sum(len(r.annotation.values) for r in recordings)
+
+
+def test_runs_by_frame_are_compared_over_videos(finished):
+    _, workdir, written = finished
+    run = compare.load(workdir, "validation")
+    lines = compare.table([run, run]).splitlines()
+    assert "ccc_mean | first minus this, per recording" in lines[0]
+    assert f"{written['metrics']['ccc_mean']['value']:.3f} [" in lines[2]
+    assert lines[3].endswith("0.000 [0.000, 0.000] |") and lines[5].startswith("2 recordings, 1 seed")
 
 
 def test_the_same_command_again_repeats_nothing(finished):

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.slow
 RESNET = {"stem_width": 8, "stem_stride": 2, "widths": (8, 16), "blocks": (1, 1), "reduction": "avg"}
 FACES = {
     "r2plus1d": RESNET,
-    "r3d": {**RESNET, "stem_stride": (1, 2, 2)},
-    "i3d": {"width": 0.125, "blocks": (1, 1, 1), "input_size": 32, "tcn_widths": (16,), "features": 16},
+    "r3d": {"widths": (8, 16), "blocks": (1, 1)},
+    "i3d": {"width": 0.125, "blocks": (1, 1, 1), "input_size": 64, "tcn_widths": (16,), "features": 16},
 }
 SPECTRA = {"stem_stride": 4, "widths": (8, 16), "blocks": (1, 1)}
 VOICES = {
