@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 RESNET = {"stem_width": 8, "stem_stride": 2, "widths": (8, 16), "blocks": (1, 1), "reduction": "avg"}
 FACES = {
     "r2plus1d": RESNET,
-    "r3d": {"widths": (8, 16), "blocks": (1, 1)},
+    "r3d": {"widths": (8, 16, 32), "blocks": (1, 1, 1)},
     "i3d": {"width": 0.125, "blocks": (1, 1, 1), "input_size": 64, "tcn_widths": (16,), "features": 16},
 }
 SPECTRA = {"stem_stride": 4, "widths": (8, 16), "blocks": (1, 1)}
@@ -53,7 +53,7 @@ def test_a_backbone_of_faces_or_body_signals_learns(cache_dir, tmp_path, name):
     stream = "visual" if name in FACES else "physio"
     config = tiny.shrunk(
         "biovid", cache_dir, **PEOPLE, model__streams=stream, model__fusion="unimodal",
-        training__stages="joint", training__joint__global_batch_size=16, training__joint__epochs=30,
+        training__stages="joint", training__joint__global_batch_size=16, training__joint__epochs=40,
         training__joint__eval_every_epochs=10.0, training__joint__learning_rate=4e-3,
     )  # fmt: skip
     if name in FACES:
