@@ -7,8 +7,10 @@ do) and makes one spectrogram a token, with the very log-mel routine of ours. Bo
 batches of 32, on one core and one thread, in turn; that they give the same bits is checked first. All files
 are in the page cache; times are of the processor. ``steady_loader``: the same of a video of
 30 frames a second. ``plan``: rates of preparation, and hours and gigabytes of the release at these rates.
-``memory``: peak memory of preparing and of loading a video of 1 and one of 30 minutes (some minutes long; not
-run unless asked for). Every row runs in a process of its own. Nothing is asserted.
+``extraction``: an epoch of the paper's fusion on extracted features beside one that
+computes the frozen backbones again, and what extracting the release takes (on all cores, some minutes).
+``memory``: peak memory of preparing and of loading a video of 1 and one of 30 minutes (some minutes; not run
+unless asked for). Every row runs in a process of its own. Nothing is asserted.
 
     python benchmarks/affwild2.py --rounds=5 --hosts=16
     python benchmarks/affwild2.py --row=memory
@@ -17,7 +19,6 @@ run unless asked for). Every row runs in a process of its own. Nothing is assert
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import os
 import resource
@@ -29,12 +30,12 @@ import time
 import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import extract  # noqa: E402
 from benchmarks.affwild2_files import (  # noqa: E402
     BATCH,
     LOG_MEL,
@@ -45,6 +46,7 @@ from benchmarks.affwild2_files import (  # noqa: E402
     peak_mib,
     write_long,
 )
+from benchmarks.shares import Shares  # noqa: E402
 from data_pipelines import frame_windows, prepare, storage, windows  # noqa: E402
 from data_pipelines.loader import PADDING, BlockOrder, Loader  # noqa: E402
 from data_pipelines.media import audio, spectrogram, video  # noqa: E402
@@ -59,45 +61,6 @@ LONG_MINUTES, LONG_BATCHES = (1, 30), 16
 RELEASE_FRAMES = 2_990_000
 
 Table = list[tuple[str, str]]
-
-
-class Shares:
-    """Seconds spent in some functions, each without what it spends in the others."""
-
-    def __init__(self, clock: Callable[[], float] = time.process_time) -> None:
-        self._clock = clock
-        self.seconds: dict[str, float] = {}
-        self._inner = [0.0]
-
-    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, its time counted under this name."""
-
-        def call(*arguments: Any, **options: Any) -> Any:
-            start = self._clock()
-            self._inner.append(0.0)
-            try:
-                return function(*arguments, **options)
-            finally:
-                spent, inner = self._clock() - start, self._inner.pop()
-                self._inner[-1] += spent
-                self.seconds[name] = self.seconds.get(name, 0.0) + spent - inner
-
-        return call
-
-    @contextlib.contextmanager
-    def watching(self, *watched: tuple[str, Any, str]) -> Iterator[None]:
-        """Counts functions by (name, where it is, its attribute there) until it is left."""
-        with contextlib.ExitStack() as stack:
-            for name, holder, attribute in watched:
-                plain = getattr(holder, attribute)
-                setattr(holder, attribute, self.timed(name, plain))
-                stack.callback(setattr, holder, attribute, plain)
-            yield
-
-    def describe(self, whole: float) -> str:
-        """Each one's share of the whole, and the rest's."""
-        parts = [*self.seconds.items(), ("the rest", whole - sum(self.seconds.values()))]
-        return ", ".join(f"{name} {seconds / whole:.0%}" for name, seconds in parts)
 
 
 # --- our loader and the obvious one ---
@@ -353,10 +316,13 @@ ROWS: dict[str, Callable[[Files, argparse.Namespace], Table]] = {
     "loader": measure_loader,
     "steady_loader": measure_steady_loader,
     "plan": plan,
+    "extraction": lambda files, arguments: extract.extraction_table(
+        files.folder, RELEASE_FRAMES, arguments.hosts
+    ),
     "memory": measure_memory,
 }
 """What can be asked for; `DEFAULT_ROWS` are run where nothing is."""
-DEFAULT_ROWS = ("loader", "steady_loader", "plan")
+DEFAULT_ROWS = ("loader", "steady_loader", "plan", "extraction")
 PARTS = {"prepare_long": prepare_long, "load_long": load_long}
 
 
@@ -382,11 +348,11 @@ def main() -> None:
     if arguments.row not in (None, *ROWS, *PARTS):
         parser.error(f"--row={arguments.row} is unknown; it is one of {', '.join(ROWS)}")
     if arguments.files:
-        if hasattr(os, "sched_setaffinity"):
+        if hasattr(os, "sched_setaffinity") and arguments.row != "extraction":
             os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         table = (ROWS | PARTS)[arguments.row](Files(arguments.files), arguments)
         width = max(len(name) for name, _ in table)
-        print(f"{arguments.row} (one core; {os.cpu_count()} in this machine)")
+        print(f"{arguments.row} ({len(os.sched_getaffinity(0))} of {os.cpu_count()} cores)")
         print("".join(f"{name:<{width}}  {value}\n" for name, value in table), flush=True)
         return
     rows = (arguments.row,) if arguments.row else DEFAULT_ROWS

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -32,6 +33,7 @@ from jmt_jax.steps import make_train_step  # noqa: E402
 from jmt_jax.train_state import Params, TrainState  # noqa: E402
 
 _WARM_UP_STEPS = 2
+_VIDEO_SECONDS, _BATCH_SIZE = 4.0, 2
 
 
 def time_epochs(config: Any, *, raw_steps: int = 2, feature_steps: int = 50) -> dict[str, float]:
@@ -44,8 +46,9 @@ def time_epochs(config: Any, *, raw_steps: int = 2, feature_steps: int = 50) -> 
 
     Returns:
       ``raw_epoch_seconds``, ``features_epoch_seconds``, their ``ratio``, ``extraction_seconds`` (compilation
-      included; 0 or so where the features were there), ``tokens_extracted`` (of all streams and parts) and
-      ``sequences`` (of an epoch).
+      included; 0 or so where the features were there), ``tokens_extracted`` (of all streams and parts),
+      ``sequences`` (of an epoch) and ``frames_per_second``, the target frames of all streams that a step
+      which computes the backbones gets through.
     """
     experiment = make_experiment(config, open_data(config), fold=0, seed=0)
     runtime = Runtime.create(config.parallelism)
@@ -60,7 +63,8 @@ def time_epochs(config: Any, *, raw_steps: int = 2, feature_steps: int = 50) -> 
     extraction_seconds = time.monotonic() - started
     sequences = len(experiment.rows["train"])
     steps = sequences / config.training.fusion.global_batch_size
-    raw = steps * _step_seconds(experiment, variables, runtime, raw_steps)
+    raw_step = _step_seconds(experiment, variables, runtime, raw_steps)
+    raw = steps * raw_step
     on_features = steps * _step_seconds(ready, variables, runtime, feature_steps)
     return {
         "raw_epoch_seconds": raw,
@@ -71,6 +75,7 @@ def time_epochs(config: Any, *, raw_steps: int = 2, feature_steps: int = 50) -> 
             len(units) for one in extract.plan(experiment, variables) for units in one.reader.units.values()
         ),
         "sequences": sequences,
+        "frames_per_second": config.training.fusion.global_batch_size * config.data.grid.tokens / raw_step,
     }
 
 
@@ -117,11 +122,30 @@ def paper_config(cache_dir: str, seconds: float, batch_size: int) -> Any:
     return config
 
 
+def extraction_table(folder: Path, release_frames: int, hosts: int) -> list[tuple[str, str]]:
+    """Both epochs, and what extracting a release of so many frames takes at this rate."""
+    config = paper_config(str(folder), _VIDEO_SECONDS, _BATCH_SIZE)
+    found = time_epochs(config)
+    width = 2 * config.model.jmt.dim * np.dtype(np.float32).itemsize
+    table = [
+        ("an epoch that computes the backbones, s", f"{found['raw_epoch_seconds']:.1f}"),
+        ("an epoch on extracted features, s", f"{found['features_epoch_seconds']:.3f}"),
+        ("times faster", f"{found['ratio']:.0f}"),
+        ("extract: frames/s of this machine", f"{found['frames_per_second']:.1f}"),
+        ("extract: GB kept", f"{width * release_frames / 1e9:.1f}"),
+    ]
+    for count in dict.fromkeys((1, hosts)):
+        hours = release_frames / found["frames_per_second"] / count / 3600
+        where = "this machine" if count == 1 else f"{count} hosts like this one"
+        table.append((f"extract: hours on {where}", f"{hours:,.1f}"))
+    return table
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=4.0, help="length of a video")
-    parser.add_argument("--batch_size", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=_VIDEO_SECONDS, help="length of a video")
+    parser.add_argument("--batch_size", type=int, default=_BATCH_SIZE)
     parser.add_argument("--raw_steps", type=int, default=2)
     parser.add_argument("--feature_steps", type=int, default=50)
     given = parser.parse_args()
