@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-GOLDEN = ROOT / "tests" / "golden" / "launch"
+GOLDEN = ROOT / "tests" / "data" / "launch"
 SCRIPTS = sorted(
     path.relative_to(ROOT).as_posix()
     for path in (ROOT / "launch").rglob("*")
