@@ -73,6 +73,7 @@ def test_a_floor_says_what_a_step_is_bound_by():
     assert one.floor_seconds(plan.CHIPS["v5e"], 4) == (pytest.approx(2 * 0.75 / 200), "links")
 
 
+@pytest.mark.slow
 def test_the_local_compiler_plans_for_what_is_here(cache_dir, monkeypatch, caplog):
     monkeypatch.setattr(plan, "_LOADER_SECONDS", 0.1)
     monkeypatch.setattr(plan.logging.LOGGER, "propagate", True)

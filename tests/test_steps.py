@@ -87,7 +87,7 @@ def _close(one, other, tolerance=1e-4):
         assert error < tolerance, (jax.tree_util.keystr(path), error)
 
 
-@pytest.mark.parametrize("kind", ["classification", "regression"])
+@pytest.mark.parametrize("kind", [pytest.param("classification", marks=pytest.mark.slow), "regression"])
 def test_the_same_parameters_on_1_2_and_4_devices_with_jit_and_pmap(kind):
     expected, values, _ = _train("jit", 1, kind=kind)
     spread = [("jit", 4), ("pmap", 2)] if kind == "classification" else [("jit", 2), ("pmap", 4)]

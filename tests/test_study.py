@@ -88,6 +88,7 @@ def test_an_interrupted_run_ends_with_the_same_numbers(cache_dir, tmp_path, monk
         assert (broken / name).read_bytes() == (whole / name).read_bytes()
 
 
+@pytest.mark.slow  # test_steps holds the steps to it
 def test_pmap_gives_the_results_of_jit(cache_dir, tmp_path):
     outputs = []
     for parallelism in ("jit", "pmap"):
