@@ -53,7 +53,8 @@ def test_a_backbone_of_faces_or_body_signals_learns(cache_dir, tmp_path, name):
     stream = "visual" if name in FACES else "physio"
     config = tiny.shrunk(
         "biovid", cache_dir, **PEOPLE, model__streams=stream, model__fusion="unimodal",
-        training__stages="joint", training__joint__global_batch_size=16, training__joint__epochs=40,
+        training__stages="joint", training__joint__global_batch_size=16,
+        training__joint__epochs=40 if name == "r3d" else 30,
         training__joint__eval_every_epochs=10.0, training__joint__learning_rate=4e-3,
     )  # fmt: skip
     if name in FACES:
