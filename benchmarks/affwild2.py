@@ -42,9 +42,9 @@ from benchmarks.affwild2_files import (  # noqa: E402
     Files,
     make_loader,
     open_prepared,
-    peak_mib,
     write_long,
 )
+from benchmarks.memory import peak_mib  # noqa: E402
 from benchmarks.shares import Shares  # noqa: E402
 from data_pipelines import frame_windows, prepare, storage, windows  # noqa: E402
 from data_pipelines.loader import PADDING, BlockOrder, Loader  # noqa: E402

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import resource
 from pathlib import Path
 
 import numpy as np
@@ -105,13 +104,3 @@ def write_long(root: Path, minutes: int) -> None:
         sound=np.tile(rng.uniform(-0.3, 0.3, 10 * rate).astype(np.float32), minutes * 6),
         sound_rate_hz=rate,
     )
-
-
-def peak_mib() -> float:
-    """Peak resident memory of this process in MiB."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Not getrusage: on Linux a new program inherits the peak of the one that started it.
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -18,7 +18,6 @@ import importlib
 import importlib.util
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from flax import linen as nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.memory import peak_mib  # noqa: E402
 from jmt_jax.models import BACKBONES  # noqa: E402
 from jmt_jax.models.fusion import JMT  # noqa: E402
 from jmt_jax.models.layers import Conv3D, Linear  # noqa: E402
@@ -58,16 +58,6 @@ NETWORKS = {
     "i3d_training": ("i3d", {}, *FEW_CLIPS, True, ""),
 }
 FUSIONS = {"fusion_self_attention": ("self_attention", "<= .75"), "fusion_fc": ("fc", "<= 1")}
-
-
-def peak_mib() -> float:
-    """Peak resident memory of this process in MiB."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Not getrusage: on Linux a new program inherits the peak of the one that started it.
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def seconds(work: Callable[[], Any]) -> float:

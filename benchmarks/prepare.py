@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.memory import peak_mib  # noqa: E402
 from data_pipelines import storage  # noqa: E402
 from data_pipelines.media import video  # noqa: E402
 from data_pipelines.media.video_writing import write_video  # noqa: E402
@@ -60,16 +60,6 @@ def filmed(person: Person, plan: sample.ClipPlan, rng: np.random.Generator) -> I
         down, right = rng.integers(0, 64, 2)
         picture = np.pad(face, sides, "edge") + noise[down : down + HEIGHT, right : right + WIDTH]
         yield np.clip(picture, 0, 255).astype(np.uint8)
-
-
-def peak_mib() -> float:
-    """Peak resident memory of this process in MiB."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Not getrusage: on Linux a new program inherits the peak of the one that started it.
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def measure(root: Path, rounds: int) -> dict[str, float]:
