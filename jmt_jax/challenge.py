@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from data_pipelines.errors import BadDataError
+from jmt_jax import files
 
 HEADER = "image_location,valence,arousal"
 
@@ -31,10 +31,7 @@ def write(folder: Path, video: str, values: np.ndarray) -> Path:
     for number, row in enumerate(np.round(values, 5) + 0.0, start=1):
         lines.append(f"{video}/{number:05d}.jpg,{row[0]:.5f},{row[1]:.5f}")
     path = folder / f"{video}.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    files.write_text(path, "\n".join(lines) + "\n")
     return path
 
 

@@ -246,6 +246,7 @@ class Checkpoints:
         self._failed.append(reason)
         logging.warning(f"checkpoint {step} could not be saved in {self._directory}: {reason}")
         if ocp.multihost.process_index() == 0:
+            # A disk that takes no writes may refuse this too; what it leaves is removed at the next start.
             with contextlib.suppress(OSError):
                 self._remove_unfinished()
         if len(self._failed) >= MOST_FAILED_SAVES:

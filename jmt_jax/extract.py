@@ -25,6 +25,7 @@ from data_pipelines.loader import Shard
 from data_pipelines.source import PreparedSet, is_prepared
 from data_pipelines.storage import digest
 from jmt_jax import logging
+from jmt_jax.distributed import wait_for_all
 from jmt_jax.experiment import Experiment, backbone_options, cache_dir, window_options
 from jmt_jax.models.model import reads_tokens_together
 from jmt_jax.runtime import Runtime
@@ -154,9 +155,9 @@ def with_features(experiment: Experiment, variables: Params, runtime: Runtime) -
     """
     extractions = plan(experiment, variables)
     run(extractions, runtime.shard)
-    runtime.wait_for_all("extracted")
+    wait_for_all("extracted")
     complete = finish(extractions) if runtime.is_main else True
-    runtime.wait_for_all("assembled")
+    wait_for_all("assembled")
     if not complete or not all(is_prepared(one.folder) for one in extractions):
         raise BadDataError(
             f"features in {extractions[0].folder.parent} are not complete although every process has written "

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from jmt_jax import files
+
 LOGGER = logging.getLogger("jmt_jax")
 
 
@@ -104,9 +106,7 @@ class MetricsFile:
         if not self._is_main or not self._path.exists():
             return
         kept = [row for row in self.rows() if row["stage"] != stage or row["step"] <= step]
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        temporary.replace(self._path)
+        files.write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def close(self) -> None:
         """Flushes the TensorBoard files."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+
+from jmt_jax import files
 
 SAMPLE_WORDS = "Built-in sample of synthetic people: says nothing about real recordings"
 
@@ -192,8 +193,7 @@ def _finish(figure: Figure, path: Path, title: str, sample: bool) -> None:
         columns = int(figure.get_figwidth() * 12)
         figure.suptitle("\n".join(textwrap.fill(word, columns) for word in words), fontsize=10)
     figure.set_dpi(150)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     # No time of writing in the file: the same run gives the same bytes.
-    FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None, "Description": " ".join(words)})
-    temporary.replace(path)
+    metadata = {"Software": None, "Description": " ".join(words)}
+    with files.appearing(path) as temporary:
+        FigureCanvasAgg(figure).print_png(temporary, metadata=metadata)

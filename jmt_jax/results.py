@@ -8,7 +8,6 @@ import importlib.metadata
 import importlib.resources
 import json
 import math
-import os
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.errors import BadDataError
+from jmt_jax import files
 from jmt_jax.statistics import Interval, Predictions
 
 SCHEMA_VERSION = 1
@@ -109,7 +109,7 @@ def write(path: Path, results: Mapping[str, Any]) -> None:
       ValueError: The results do not obey the schema.
     """
     validate(results)
-    _replace(path, json.dumps(results, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    files.write_text(path, json.dumps(results, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -189,11 +189,8 @@ def save_predictions(path: Path, table: Predictions, names: Sequence[str]) -> No
         time = "" if table.times_seconds is None else _exact(table.times_seconds[row])
         truth = [_exact(v) if real else "" for v, real in zip(labels[row], mask[row], strict=True)]
         lines.append([subject, recording, time, *truth, *(_exact(v) for v in table.outputs[row])])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with files.appearing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(lines)
-    temporary.replace(path)
 
 
 def load_predictions(path: Path) -> tuple[Predictions, tuple[str, ...]]:
@@ -252,13 +249,6 @@ def _parse(lines: list[list[str]], labels: int, outputs: int, *, classes: bool) 
 def _exact(value: np.generic) -> str:
     """The shortest decimal that reads back as the same number of this type."""
     return str(int(value)) if isinstance(value, np.integer) else np.format_float_positional(value, trim="-")
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _intervals(found: Mapping[str, Interval]) -> dict[str, dict[str, Any]]:

@@ -16,7 +16,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from data_pipelines.errors import UsageError
 from data_pipelines.loader import Batch, Shard
-from jmt_jax.distributed import wait_for_all
 
 DATA_AXIS, MODEL_AXIS = "data", "model"
 PARALLELISMS = ("jit", "pmap")
@@ -189,10 +188,6 @@ class Runtime:
         if jax.process_count() > 1:
             return multihost_utils.process_allgather(tree, tiled=True)
         return jax.tree.map(np.asarray, tree)
-
-    def wait_for_all(self, what: str) -> None:
-        """Returns when every process has come here; ``what`` is the same in all of them."""
-        wait_for_all(what)
 
     def compile_once(self, make: Callable[..., Any]) -> Callable:
         """A function that makes a state, compiled quickly as it runs once; its value is made in its place."""

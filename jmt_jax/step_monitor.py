@@ -14,7 +14,7 @@ import numpy as np
 
 from data_pipelines.errors import BadDataError
 from data_pipelines.loader import PADDING, Batch
-from jmt_jax import logging
+from jmt_jax import files, logging
 
 # Steps whose outcome the host may not have seen yet; each holds on to its batch. The device never waits.
 _MOST_UNSEEN = 2
@@ -132,10 +132,7 @@ class StepMonitor:
         }  # fmt: skip
         suffix = f"_process_{self._process_index}" if self._process_index else ""
         path = self._folder / "bad_steps" / f"{self._stage}_{step.number}{suffix}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(found, indent=1) + "\n")
-        temporary.replace(path)
+        files.write_text(path, json.dumps(found, indent=1) + "\n")
         return path
 
 

@@ -11,7 +11,7 @@ import jax
 
 from data_pipelines.errors import UsageError
 from data_pipelines.loader import Shard
-from jmt_jax import evaluate, logging, stop, watch
+from jmt_jax import evaluate, files, logging, stop, watch
 from jmt_jax.distributed import wait_for_all
 from jmt_jax.experiment import Config, Data, make_experiment, num_folds, open_data
 from jmt_jax.runtime import Runtime
@@ -149,7 +149,4 @@ def _write_config(config: Config, workdir: Path) -> None:
         )
     wait_for_all("config.json was compared")
     if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(text)
-        temporary.replace(path)
+        files.write_text(path, text)

@@ -7,9 +7,7 @@ elsewhere has the part `backbone`, which fits any stream.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from data_pipelines.errors import BadDataError, UsageError
-from jmt_jax import torch_files
+from jmt_jax import files, torch_files
 from jmt_jax.torch_networks import BACKBONE
 from jmt_jax.torch_pickle import shown
 
@@ -44,11 +42,9 @@ def save_weights(path: Path, variables: Mapping[str, Any], config: Mapping[str, 
         raise UsageError(f"weights are written as {SUFFIX}, not as {path.name!r}; give a name that ends so")
     tensors = {"/".join(names): np.ascontiguousarray(array) for names, array in _leaves(variables)}
     text = json.dumps(config, indent=2)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _appearing(path) as temporary:
+    with files.appearing(path) as temporary:
         save_file(tensors, temporary, metadata={"jmt_jax": json.dumps(config)})
-    with _appearing(path.with_suffix(".json")) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    files.write_text(path.with_suffix(".json"), text + "\n")
 
 
 def load_weights(path: Path) -> dict[str, Any]:
@@ -235,14 +231,3 @@ def _leaves(tree: Mapping[str, Any], names: tuple[str, ...] = ()) -> Iterator[tu
             yield from _leaves(value, (*names, name))
         else:
             yield (*names, name), value
-
-
-@contextlib.contextmanager
-def _appearing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when all went well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
