@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def appearing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` (its folder is made if need be) that takes its place when all is well."""
+    """A temporary file beside `path` (its folder is made) that takes its place when all went well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
