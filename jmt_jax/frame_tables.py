@@ -93,8 +93,7 @@ def headline(config: Any, runs: Sequence[Predictions]) -> list[Predictions]:
       config: The configuration.
       runs: One table a seed, as `make_table` makes them.
     """
-    chosen = options(config)
-    return [smoothed(dataclasses.replace(run, subjects=run.recordings), chosen) for run in runs]
+    return _by_recording(runs, options(config))
 
 
 def headline_and_variants(
@@ -114,7 +113,6 @@ def headline_and_variants(
       The smoothed tables; and variant name to (what it is, metrics).
     """
     chosen = options(config)
-    runs = [dataclasses.replace(run, subjects=run.recordings) for run in runs]
     tables_of_metrics = headline(config, runs)
     variants = {
         "mean_over_recordings": (
@@ -124,10 +122,15 @@ def headline_and_variants(
     }
     for smoothing, description in frames.SMOOTHINGS.items():
         if smoothing != chosen.smoothing:
-            tables = [smoothed(run, dataclasses.replace(chosen, smoothing=smoothing)) for run in runs]
+            tables = _by_recording(runs, dataclasses.replace(chosen, smoothing=smoothing))
             name = "unsmoothed" if smoothing == "none" else f"smoothed_{smoothing}"
             variants[name] = description, statistics.subject_bootstrap(metric, tables, **draws)
     return tables_of_metrics, variants
+
+
+def _by_recording(runs: Sequence[Predictions], chosen: FrameOptions) -> list[Predictions]:
+    """The runs' tables smoothed, with the recordings as what an interval draws."""
+    return [smoothed(dataclasses.replace(run, subjects=run.recordings), chosen) for run in runs]
 
 
 def write(
