@@ -10,27 +10,22 @@ included, in one process on the same items. Prints one JSON line. Nothing is ass
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import itertools
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.a_stage import TrainingStage, fresh_variables, shipped_config  # noqa: E402
 from jmt_jax import extract  # noqa: E402
 from jmt_jax.experiment import Experiment, make_experiment, open_data  # noqa: E402
-from jmt_jax.optimizer import make_optimizer, make_schedule  # noqa: E402
 from jmt_jax.runtime import Runtime  # noqa: E402
-from jmt_jax.steps import make_train_step  # noqa: E402
-from jmt_jax.train_state import Params, TrainState  # noqa: E402
+from jmt_jax.train_state import Params  # noqa: E402
 
 _WARM_UP_STEPS = 2
 _VIDEO_SECONDS, _BATCH_SIZE = 4.0, 2
@@ -52,12 +47,7 @@ def time_epochs(config: Any, *, raw_steps: int = 2, feature_steps: int = 50) -> 
     """
     experiment = make_experiment(config, open_data(config), fold=0, seed=0)
     runtime = Runtime.create(config.parallelism)
-    model, example = experiment.model("fusion"), experiment.loader.example_batch(1)
-
-    def init(batch: Any) -> Params:
-        return model.init(jax.random.key(0), batch["inputs"], batch["masks"], train=False)
-
-    variables = {"batch_stats": {}, **runtime.compile_once(init)(example)}
+    variables = fresh_variables(experiment, "fusion", runtime)
     started = time.monotonic()
     ready = extract.with_features(experiment, variables, runtime)
     extraction_seconds = time.monotonic() - started
@@ -81,40 +71,16 @@ def time_epochs(config: Any, *, raw_steps: int = 2, feature_steps: int = 50) -> 
 
 def _step_seconds(experiment: Experiment, variables: Params, runtime: Runtime, steps: int) -> float:
     """Seconds of a training step with its loading, after the first ones."""
-    options = experiment.config.training.fusion
-    optimizer = make_optimizer(options, make_schedule(options, 1000, 100))
-    trainable = experiment.trainable("fusion", variables["params"])
-    body = make_train_step(
-        experiment.model("fusion", runtime.axis_name),
-        experiment.loss,
-        optimizer,
-        trainable=trainable,
-        seed=0,
-        axis_name=runtime.axis_name,
-    )
-    step = runtime.compile(body)
-    state = runtime.put_state(TrainState.create(variables, optimizer, trainable))
-    batches: Iterator[Any] = experiment.model_loader.train(
-        experiment.rows["train"], global_batch_size=options.global_batch_size, seed=0, shard=runtime.shard
-    )
-    for batch in itertools.islice(batches, _WARM_UP_STEPS):
-        state, measured = step(state, runtime.put_batch(batch))
-    jax.block_until_ready(measured)
+    stage = TrainingStage.create(experiment, "fusion", variables, runtime)
+    stage.run(_WARM_UP_STEPS)
     started = time.monotonic()
-    for batch in itertools.islice(batches, steps):
-        state, measured = step(state, runtime.put_batch(batch))
-    jax.block_until_ready(measured)
+    stage.run(steps)
     return (time.monotonic() - started) / steps
 
 
 def paper_config(cache_dir: str, seconds: float, batch_size: int) -> Any:
     """The paper's windows and networks on a few short videos, with every frame a target."""
-    path = Path(__file__).resolve().parents[1] / "configs" / "affwild2.py"
-    spec = importlib.util.spec_from_file_location("affwild2", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config("paper")
-    config.data.cache_dir = cache_dir
+    config = shipped_config("affwild2", "paper", cache_dir)
     config.data.sample.update(train=2, validation=1, test=1, seconds=seconds)
     config.data.grid.schedule = "every_frame"
     config.training.stages = "fusion"

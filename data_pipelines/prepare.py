@@ -17,7 +17,6 @@ import math
 import os
 import shlex
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import inputs, reader_options, storage, workers
+from data_pipelines import inputs, program, reader_options, storage, workers
 from data_pipelines.assemble import CARD_TEXT_FILE, assemble
 from data_pipelines.errors import BadDataError, Interrupted, UsageError
 from data_pipelines.prepare_flags import count_cores, make_parser, parse_shard
@@ -367,8 +366,6 @@ def _remove_scaffolding(out: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     given = make_parser().parse_args(arguments)
-    # Until the work begins and takes signals itself, a signal to end is like the interrupt of the keyboard.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         reader = make_reader(given.dataset, Path(given.raw).absolute(), **reader_options.chosen(given))
         count = count_cores() if given.workers is None else given.workers
@@ -395,4 +392,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)

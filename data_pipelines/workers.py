@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import BadDataError, UsageError
+from data_pipelines.program import SIGNALS
 from data_pipelines.recording import Reader, Source
 from data_pipelines.storage import PARTIAL_SUFFIX, Stopped, StoredSource, source_path, store_source
 
@@ -113,9 +114,8 @@ def stop_by_signal() -> Iterator[Callable[[], bool]]:
 @contextlib.contextmanager
 def _signal_handler(handler: Callable[[int, Any], Any]) -> Iterator[None]:
     # Python allows handlers in the main thread only; elsewhere the program's own stay.
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
     is_main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, handler) for number in numbers} if is_main else {}
+    before = {number: signal.signal(number, handler) for number in SIGNALS} if is_main else {}
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -187,24 +187,67 @@ def weights_digest(variables: Params, stream: str) -> str:
     return found.hexdigest()
 
 
-def _encoder(experiment: Experiment, stream: str, variables: Params) -> tuple[features.Encode, int]:
-    """The backbone on this process's devices, and the width of its tokens."""
-    local = Runtime.create("jit", jax.local_devices())
-    model, name = experiment.model(stream), f"{BACKBONE}_{stream}"
-    own = {kind: {name: tree[name]} for kind, tree in variables.items() if name in tree}
+def encoding(experiment: Experiment, stream: str) -> tuple[Callable[..., jax.Array], Any]:
+    """What extraction computes of a stream.
+
+    Returns:
+      A step (variables of the backbone, (values, mask)) -> tokens, float32 [rows, S, D]; and the shapes and
+      types of (values, mask).
+    """
+    model, seen = experiment.model(stream), experiment.loader.streams[stream]
     rows = experiment.config.eval.global_batch_size
-    local.check_batch_size("eval.global_batch_size", rows)
 
     def tokens(variables: Params, batch: Any) -> jax.Array:
         (found,) = model.apply(variables, {stream: batch[0]}, {stream: batch[1]}, method="encode").values()
         return found.astype(jnp.float32)
 
-    step = local.compile(tokens, rows_out=True)
-    seen = experiment.loader.streams[stream]
     example = (
         jax.ShapeDtypeStruct((rows, *seen.shape), seen.dtype),
         jax.ShapeDtypeStruct((rows, seen.mask_length), bool),
     )
+    return tokens, example
+
+
+def backbone_of(variables: Params, stream: str) -> Params:
+    """The part of a model's variables that belongs to a stream's backbone."""
+    name = f"{BACKBONE}_{stream}"
+    return {kind: {name: tree[name]} for kind, tree in variables.items() if name in tree}
+
+
+def with_shapes(experiment: Experiment, variables: Params) -> Experiment:
+    """The experiment on features that nobody has computed yet: it tells their shapes and nothing else.
+
+    Args:
+      experiment: The fold.
+      variables: Arrays, or their shapes and types.
+    """
+    windows = {}
+    for stream in experiment.data.streams:
+        tokens, example = encoding(experiment, stream)
+        width = jax.eval_shape(tokens, backbone_of(variables, stream), example).shape[-1]
+        windows[stream] = _Shapes((experiment.loader.streams[stream].mask_length, width))
+    return dataclasses.replace(experiment, features=dataclasses.replace(experiment.loader, streams=windows))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shapes:
+    """What `Loader.example_batch` asks of a stream's windows."""
+
+    shape: tuple[int, int]
+    dtype: type = np.float32
+
+    @property
+    def mask_length(self) -> int:
+        return self.shape[0]
+
+
+def _encoder(experiment: Experiment, stream: str, variables: Params) -> tuple[features.Encode, int]:
+    """The backbone on this process's devices, and the width of its tokens."""
+    local = Runtime.create("jit", jax.local_devices())
+    own = backbone_of(variables, stream)
+    local.check_batch_size("eval.global_batch_size", experiment.config.eval.global_batch_size)
+    tokens, example = encoding(experiment, stream)
+    step = local.compile(tokens, rows_out=True)
     placed: list[Params] = []
 
     def encode(values: np.ndarray, mask: np.ndarray) -> np.ndarray:

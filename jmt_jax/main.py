@@ -15,6 +15,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
+from data_pipelines import program
 from data_pipelines.errors import BadDataError, Interrupted, UsageError
 
 _USAGE = """Trains and evaluates joint multimodal transformers.
@@ -265,4 +266,4 @@ def _keys(tree: dict, prefix: str = "") -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)

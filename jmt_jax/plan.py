@@ -10,68 +10,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.util
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import topologies
 
 from data_pipelines.errors import UsageError
-from jmt_jax import collectives, logging
+from jmt_jax import collectives, extract, logging
+from jmt_jax.chips import GIB, Chip, Target, find_target
 from jmt_jax.evaluate import abstract_variables
 from jmt_jax.experiment import Experiment, make_experiment, open_data
+from jmt_jax.models.backbones.convolution import CPU_FORM
 from jmt_jax.optimizer import make_optimizer, make_schedule
 from jmt_jax.runtime import Runtime
 from jmt_jax.steps import make_eval_step, make_train_step
-from jmt_jax.train_state import TrainState
+from jmt_jax.train_state import Params, TrainState
 
-_GIB, _MIB = 2**30, 2**20
+_MIB = 2**20
 _LOADER_SECONDS = 5.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """Published figures of one chip (cloud.google.com/tpu/docs/system-architecture-tpu-vm).
-
-    Attributes:
-      memory_bytes: Of high-bandwidth memory.
-      flops_per_second: Peak, bfloat16.
-      memory_bytes_per_second: Of that memory.
-      link_bytes_per_second: Between chips, all links of one together, one direction.
-    """
-
-    memory_bytes: int
-    flops_per_second: float
-    memory_bytes_per_second: float
-    link_bytes_per_second: float
-
-
-CHIPS = {
-    "v4": Chip(32 * _GIB, 275e12, 1228e9, 150e9),
-    "v5e": Chip(16 * _GIB, 197e12, 819e9, 200e9),
-    "v5p": Chip(95 * _GIB, 459e12, 2765e9, 300e9),
-    "v6e": Chip(32 * _GIB, 918e12, 1640e9, 224e9),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """What is compiled for.
-
-    Attributes:
-      name: For people.
-      devices: Of the topology, or the local ones.
-      hosts: How many machines those are in.
-      chip: Its figures; None where they are not known.
-    """
-
-    name: str
-    devices: Sequence[Any]
-    hosts: int
-    chip: Chip | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +43,7 @@ class StepPlan:
       flops, accessed_bytes: The compiler's count.
       found: Collectives.
       gathering: Those that gather the batch.
+      cpu_forms: How many instructions compute a convolution as only a CPU should.
       row_bytes: Of one row of the batch as the loader delivers it.
       compile_seconds: Here.
     """
@@ -99,6 +57,7 @@ class StepPlan:
     accessed_bytes: float
     found: tuple[collectives.Collective, ...]
     gathering: tuple[collectives.Collective, ...]
+    cpu_forms: int
     row_bytes: int
     compile_seconds: float
 
@@ -109,37 +68,11 @@ class StepPlan:
         bounds = {
             "arithmetic": self.flops / chip.flops_per_second,
             "memory": self.accessed_bytes / chip.memory_bytes_per_second,
-            "links": sent / chip.link_bytes_per_second,
         }
+        if chip.link_bytes_per_second:
+            bounds["links"] = sent / chip.link_bytes_per_second
         bound = max(bounds, key=bounds.get)
         return bounds[bound], bound
-
-
-def find_target(topology: str) -> Target:
-    """Devices of a TPU topology such as ``v5e:4x4``, or the local ones for "".
-
-    Raises:
-      UsageError: The topology is unknown, or libtpu is not installed.
-    """
-    if not topology:
-        devices = jax.devices()
-        return Target(f"{len(devices)} local {devices[0].device_kind}", devices, jax.process_count(), None)
-    kind, _, shape = topology.partition(":")
-    if kind not in CHIPS or not shape:
-        raise UsageError(
-            f"--topology={topology!r} is unknown; it is one of {', '.join(CHIPS)} with a shape, such as "
-            "v5e:4x4; none compiles for the local devices"
-        )
-    if importlib.util.find_spec("libtpu") is None:
-        raise UsageError(
-            f"compiling for {topology} needs libtpu, which is not installed: pip install -e '.[tpu]'"
-        )
-    try:
-        devices = topologies.get_topology_desc(topology, "tpu").devices
-    except Exception as error:  # libtpu's own errors have no class of their own.
-        raise UsageError(f"libtpu knows no topology {topology!r}: {' '.join(str(error).split())}") from error
-    hosts = len({device.process_index for device in devices})
-    return Target(f"{topology} ({len(devices)} chips, {hosts} hosts)", devices, hosts, CHIPS[kind])
 
 
 def plan(config: Any, topology: str = "") -> list[StepPlan]:
@@ -160,15 +93,33 @@ def plan(config: Any, topology: str = "") -> list[StepPlan]:
     compiler = "libtpu, ahead of time" if topology else "the local compiler, for the local devices"
     logging.info(f"plan for {target.name}: {runtime.parallelism} over {runtime.mesh_text}; by {compiler}")
     plans = []
-    for stage in experiment.stages:
-        one = plan_train_step(experiment, stage, runtime)
-        measured = measure_loader(experiment.of_stage(stage), one.global_batch_size)
+
+    def say(one: StepPlan, target: Target, measured: float | None = None) -> None:
         logging.info("\n".join(describe(one, target, measured)))
         plans.append(one)
-    plans.append(plan_eval_step(experiment, runtime))
-    logging.info("\n".join(describe(plans[-1], target, None)))
+
+    for stage in experiment.stages:
+        if extract.is_wanted(experiment, stage):
+            # From here on backbones are done with: extracted once, by each host on its own devices.
+            of_model = _variables(experiment, stage, runtime)
+            for stream in data.streams:
+                say(plan_extraction(experiment, stream, of_model, target.one_host), target.one_host)
+            experiment = extract.with_shapes(experiment, of_model)
+        one = plan_train_step(experiment, stage, runtime)
+        say(one, target, measure_loader(experiment.of_stage(stage), one.global_batch_size))
+    say(plan_eval_step(experiment, runtime), target)
     _check(plans, target)
     return plans
+
+
+def plan_extraction(experiment: Experiment, stream: str, variables: Params, host: Target) -> StepPlan:
+    """The step that computes a frozen backbone's tokens, compiled for the devices of one host."""
+    runtime = Runtime.create("jit", host.devices)
+    tokens, example = extract.encoding(experiment, stream)
+    own = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), extract.backbone_of(variables, stream)
+    )
+    return _compile(f"extraction of {stream}", tokens, own, example, runtime, rows_out=True)
 
 
 def plan_train_step(experiment: Experiment, stage: str, runtime: Runtime) -> StepPlan:
@@ -179,7 +130,7 @@ def plan_train_step(experiment: Experiment, stage: str, runtime: Runtime) -> Ste
     steps_per_epoch = max(1, round(len(experiment.rows["train"]) / options.global_batch_size))
     schedule = make_schedule(options, steps_per_epoch * options.epochs, steps_per_epoch)
     optimizer = make_optimizer(options, schedule)
-    variables = abstract_variables(experiment, model, runtime)
+    variables = _variables(experiment, stage, runtime)
     trainable = experiment.trainable(stage, variables["params"])
     decay = options.get("ema_decay", 0.0)
     create = functools.partial(
@@ -195,36 +146,43 @@ def plan_train_step(experiment: Experiment, stage: str, runtime: Runtime) -> Ste
         ema_decay=decay,
     )
     state = jax.eval_shape(create, variables)
-    return _compile(f"{stage}: train step", step, state, experiment, options.global_batch_size, runtime)
+    batch = _batch(experiment, options.global_batch_size)
+    return _compile(f"{stage}: train step", step, state, batch, runtime)
 
 
 def plan_eval_step(experiment: Experiment, runtime: Runtime) -> StepPlan:
     """The evaluation step of the whole model, compiled for the runtime's devices."""
     model = experiment.model("evaluation", runtime.axis_name)
-    variables = abstract_variables(experiment, model, runtime)
-    size = experiment.config.eval.global_batch_size
-    return _compile("eval step", make_eval_step(model), variables, experiment, size, runtime, rows_out=True)
+    variables = _variables(experiment, "evaluation", runtime)
+    batch = _batch(experiment, experiment.config.eval.global_batch_size)
+    return _compile("eval step", make_eval_step(model), variables, batch, runtime, rows_out=True)
+
+
+def _variables(experiment: Experiment, stage: str, runtime: Runtime) -> Params:
+    """Shapes of a model's variables, those of backbones whose work is done among them."""
+    whole = dataclasses.replace(experiment, features=None)
+    return abstract_variables(whole, whole.model(stage, runtime.axis_name), runtime)
+
+
+def _batch(experiment: Experiment, global_batch_size: int) -> Any:
+    """Shapes and types of a global batch."""
+    row = experiment.model_loader.example_batch(1)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((global_batch_size, *x.shape[1:]), x.dtype), row)
 
 
 def _compile(
-    name: str,
-    step: Any,
-    state: Any,
-    experiment: Experiment,
-    global_batch_size: int,
-    runtime: Runtime,
-    *,
-    rows_out: bool = False,
+    name: str, step: Any, state: Any, batch: Any, runtime: Runtime, *, rows_out: bool = False
 ) -> StepPlan:
+    shapes = jax.tree.leaves(batch)
+    global_batch_size = shapes[0].shape[0]
     runtime.check_batch_size(f"global_batch_size of the {name}", global_batch_size)
-    row = experiment.loader.example_batch(1)
-    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((global_batch_size, *x.shape[1:]), x.dtype), row)
     started = time.monotonic()
     donated = () if rows_out else (0,)
     compiled = runtime.jit(step, donated, rows_out, (state, batch)).lower(state, batch).compile()
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     cost = cost[0] if isinstance(cost, list) else cost
-    found = tuple(collectives.find(compiled.as_text()))
+    text = compiled.as_text()
+    found = tuple(collectives.find(text))
     return StepPlan(
         name=name,
         global_batch_size=global_batch_size,
@@ -239,13 +197,19 @@ def _compile(
         accessed_bytes=float(cost.get("bytes accessed", 0.0)),
         found=found,
         gathering=tuple(collectives.batch_gathering(found, global_batch_size)),
-        row_bytes=sum(np.asarray(x).nbytes for x in jax.tree.leaves(row)),
+        cpu_forms=text.count(f"/{CPU_FORM}/"),
+        row_bytes=sum(x.size * x.dtype.itemsize for x in shapes) // global_batch_size,
         compile_seconds=time.monotonic() - started,
     )
 
 
-def measure_loader(experiment: Experiment, global_batch_size: int) -> float:
-    """Rows a second that our loader delivers here, from the files of this data set; some seconds' measure."""
+def measure_loader(experiment: Experiment, global_batch_size: int) -> float | None:
+    """Rows a second that our loader delivers here, from the files of this data set; some seconds' measure.
+
+    None where it would deliver features, which are not there yet.
+    """
+    if experiment.features is not None:
+        return None
     size = min(global_batch_size, 32)
     batches = experiment.loader.train(experiment.rows["train"], global_batch_size=size, seed=0)
     next(batches)
@@ -260,12 +224,11 @@ def describe(one: StepPlan, target: Target, loader_rows_per_second: float | None
     """A step's figures as lines for people."""
     chip, devices = target.chip, len(target.devices)
     rows = one.global_batch_size
-    of_chip = f" of {chip.memory_bytes / _GIB:.0f} GiB" if chip else ""
     lines = [
         f"{one.name}: {rows} rows global, {rows // target.hosts} a host "
         f"(compiled in {one.compile_seconds:.0f} s)",
-        f"  memory a device   {_size(one.memory_bytes)}{of_chip} (arguments {_size(one.argument_bytes)}, "
-        f"temporaries {_size(one.temporary_bytes)})",
+        f"  memory a device   {_size(one.memory_bytes)} of {chip.memory_bytes / GIB:.0f} GiB (arguments "
+        f"{_size(one.argument_bytes)}, temporaries {_size(one.temporary_bytes)})",
         f"  arithmetic        {one.flops / 1e9:,.3f} GFLOP a device and step; memory traffic "
         f"{_size(one.accessed_bytes)}",
     ]
@@ -274,16 +237,17 @@ def describe(one: StepPlan, target: Target, loader_rows_per_second: float | None
     if not kinds:
         lines.append("  collectives       none")
     lines += [f"  GATHERS THE BATCH {bad.kind} of {bad.shapes}" for bad in one.gathering]
-    if chip is not None:
-        seconds, bound = one.floor_seconds(chip, devices)
-        needed = rows / seconds / target.hosts
-        lines.append(
-            f"  step at least     {seconds * 1e3:.2f} ms by the chip's published rates (bound by {bound})"
-        )
-        lines.append(
-            f"  a host must read  {needed:,.0f} rows/s, {needed * one.row_bytes / 1e6:,.0f} MB/s of them in "
-            "memory, at that step time"
-        )
+    if chip.link_bytes_per_second is None and one.found:
+        lines.append("  links             rate not known, left out of the next figure")
+    seconds, bound = one.floor_seconds(chip, devices)
+    needed = rows / seconds / target.hosts
+    lines.append(
+        f"  step at least     {seconds * 1e3:.2f} ms by the device's {chip.source} rates (bound by {bound})"
+    )
+    lines.append(
+        f"  a host must read  {needed:,.0f} rows/s, {needed * one.row_bytes / 1e6:,.0f} MB/s of them in "
+        "memory, at that step time"
+    )
     if loader_rows_per_second is not None:
         lines.append(f"  our loader here   {loader_rows_per_second:,.0f} rows/s, measured now, here")
     return lines
@@ -291,7 +255,7 @@ def describe(one: StepPlan, target: Target, loader_rows_per_second: float | None
 
 def _size(num_bytes: float) -> str:
     """Bytes for people."""
-    for unit, size in (("GiB", _GIB), ("MiB", _MIB)):
+    for unit, size in (("GiB", GIB), ("MiB", _MIB)):
         if num_bytes >= size:
             return f"{num_bytes / size:.2f} {unit}"
     return f"{num_bytes / 1024:.1f} KiB"
@@ -299,14 +263,19 @@ def _size(num_bytes: float) -> str:
 
 def _check(plans: Sequence[StepPlan], target: Target) -> None:
     for one in plans:
-        if target.chip and one.memory_bytes > target.chip.memory_bytes:
+        if one.memory_bytes > target.chip.memory_bytes:
             raise UsageError(
-                f"{one.name} needs {one.memory_bytes / _GIB:.1f} GiB a device, {target.name} has "
-                f"{target.chip.memory_bytes / _GIB:.0f}; lower its global_batch_size, raise "
+                f"{one.name} needs {one.memory_bytes / GIB:.1f} GiB a device, {target.name} has "
+                f"{target.chip.memory_bytes / GIB:.0f}; lower its global_batch_size, raise "
                 "accumulation_steps, or take more chips"
             )
         if one.gathering:
             raise UsageError(
                 f"{one.name} brings all rows of the batch to every device ({one.gathering[0].kind}); that is "
                 "a defect of the model's code, please report it with the configuration"
+            )
+        if one.cpu_forms and target.devices[0].platform != "cpu":
+            raise UsageError(
+                f"{one.name} has {one.cpu_forms} instructions of convolutions as they are computed on a CPU; "
+                "that is a defect of the model's code, please report it with the configuration"
             )

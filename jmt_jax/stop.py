@@ -17,8 +17,8 @@ import jax
 from jax.experimental import multihost_utils
 
 from data_pipelines.errors import Interrupted
+from data_pipelines.program import SIGNALS
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _LIBC = ctypes.CDLL(None)
 _LARGEST_SIGACTION_BYTES = 512
 GO_ON = "the same command with the same --workdir goes on"

@@ -15,7 +15,7 @@ import tiny
 from jax.sharding import NamedSharding, PartitionSpec
 
 from data_pipelines.errors import UsageError
-from jmt_jax import collectives, plan
+from jmt_jax import chips, collectives, plan
 from jmt_jax.runtime import Runtime
 
 TEXT = """
@@ -62,15 +62,15 @@ def test_a_step_that_gathers_its_batch_is_found_out():
 @pytest.mark.parametrize("topology", ["v5e", "v9:2x2", "4x4"])
 def test_an_unknown_topology_is_a_sentence(topology):
     with pytest.raises(UsageError, match="v5e:4x4"):
-        plan.find_target(topology)
+        chips.find_target(topology)
 
 
 def test_a_floor_says_what_a_step_is_bound_by():
-    one = plan.StepPlan("a", 8, 0, 0, 0, 197e12, 819e6, (), (), 1, 0.0)
-    assert one.floor_seconds(plan.CHIPS["v5e"], 4) == (pytest.approx(1.0), "arithmetic")
+    one = plan.StepPlan("a", 8, 0, 0, 0, 197e12, 819e6, (), (), 0, 1, 0.0)
+    assert one.floor_seconds(chips.CHIPS["v5e"], 4) == (pytest.approx(1.0), "arithmetic")
     sums = (collectives.Collective("all-reduce", ((1,),), 10**9),)
-    one = plan.StepPlan("a", 8, 0, 0, 0, 1.0, 1.0, sums, (), 1, 0.0)
-    assert one.floor_seconds(plan.CHIPS["v5e"], 4) == (pytest.approx(2 * 0.75 / 200), "links")
+    one = plan.StepPlan("a", 8, 0, 0, 0, 1.0, 1.0, sums, (), 0, 1, 0.0)
+    assert one.floor_seconds(chips.CHIPS["v5e"], 4) == (pytest.approx(2 * 0.75 / 200), "links")
 
 
 @pytest.mark.slow
@@ -91,6 +91,23 @@ def test_the_local_compiler_plans_for_what_is_here(cache_dir, monkeypatch, caplo
         "memory a device",
     ):
         assert words in said
+
+
+@pytest.mark.slow
+def test_a_stage_on_features_is_planned_as_such(cache_dir, monkeypatch, caplog):
+    monkeypatch.setattr(plan, "_LOADER_SECONDS", 0.1)
+    config = tiny.shrunk("affwild2", cache_dir, training__stages="fusion", training__extract=True)
+    plans = {one.name: one for one in plan.plan(config)}
+    assert list(plans) == [
+        "extraction of visual",
+        "extraction of audio",
+        "fusion: train step",
+        "eval step",
+    ]
+    # On a CPU the forms that are for it are found: elsewhere they would be.
+    assert plans["extraction of visual"].cpu_forms > 0
+    assert plans["fusion: train step"].cpu_forms == plans["eval step"].cpu_forms == 0
+    assert plans["fusion: train step"].row_bytes < plans["extraction of visual"].row_bytes / 10
 
 
 @pytest.mark.slow
@@ -115,3 +132,4 @@ def test_the_papers_steps_compile_for_a_pod_and_gather_no_batch(name, cache_dir)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count("step at least") >= 3 and "of 16 GiB" in done.stderr
     assert "all-reduce" in done.stderr and "GATHERS" not in done.stderr
+    assert ("extraction of visual" in done.stderr) == (name == "affwild2")

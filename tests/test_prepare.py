@@ -483,7 +483,6 @@ def test_beam_gives_the_same_bytes(raw, tmp_path, decoded):
 @pytest.fixture
 def fake_on_the_command_line(monkeypatch):
     monkeypatch.setattr(reader_options, "READERS", {"fake": "fake_reader:Fake"})
-    monkeypatch.setattr(signal, "signal", lambda *arguments: None)
 
 
 def test_command_line(raw, tmp_path, decoded, fake_on_the_command_line, capsys):

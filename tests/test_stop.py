@@ -37,6 +37,63 @@ def test_nothing_is_heard_before_the_command_line_says_so():
     assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
 
 
+# The signal comes when Python takes itself apart, its own handlers gone.
+_DONE = """
+import os, signal
+from data_pipelines import program
+from jmt_jax import stop
+
+class Late:
+    def __del__(self, kill=os.kill, process=os.getpid(), number=signal.SIGTERM):
+        kill(process, number)
+
+late = Late()
+program.run(lambda: stop.install() or 0)
+"""
+
+
+def test_a_run_that_is_done_stays_done_whatever_it_hears():
+    done = subprocess.run(
+        [sys.executable, "-c", _DONE],
+        cwd=tiny.CONFIGS.parent,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0
+
+
+# The signal comes while the libraries are still being imported.
+_EARLY = """
+import os, signal, sys
+from data_pipelines import program
+from jmt_jax import main
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "jax":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+sys.meta_path.insert(0, Finder())
+sys.argv = ["main", "--config=configs/biovid.py"]
+program.run(main.main)
+"""
+
+
+def test_a_run_that_has_not_begun_leaves_at_once():
+    done = subprocess.run(
+        [sys.executable, "-c", _EARLY],
+        cwd=tiny.CONFIGS.parent,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 75, done.stderr
+    assert "interrupted" in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "who", "port"), [(signal.SIGTERM, 0, 17931), (signal.SIGUSR1, 1, 17932)])
 def test_two_processes_stop_at_the_same_look(number, who, port, tmp_path):

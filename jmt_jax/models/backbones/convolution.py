@@ -23,6 +23,8 @@ from jmt_jax.models.backbones import winograd
 Padding = tuple[tuple[int, int], ...]
 Triple = tuple[int, int, int]
 
+# In the name of every instruction of a CPU form: a program for anything else must have none.
+CPU_FORM = "cpu_form"
 # From this many input channels on, a kernel's gradient is faster as matrix products than as a convolution.
 MATMUL_GRADIENT_CHANNELS = 16
 # Up to this many output steps, products per (step, tap) beat products per tap, whose slices must be copied.
@@ -72,6 +74,7 @@ def plain_conv3d(inputs: jax.Array, kernel: jax.Array, strides: Triple, padding:
     )
 
 
+@jax.named_scope(CPU_FORM)
 def cpu_conv3d(inputs: jax.Array, kernel: jax.Array, strides: Triple, padding: Padding) -> jax.Array:
     """`conv3d` by Winograd's method where it can be, else out of 2-D convolutions."""
     kernel, padding = _without_dead_taps(inputs.shape[1], kernel, padding)
@@ -177,6 +180,7 @@ def _four(
     return convolve(jnp.maximum(between, 0), time_kernel, time_strides, half_padding(time_kernel))
 
 
+@jax.named_scope(CPU_FORM)
 def _cpu_space_time_conv(
     inputs: jax.Array,
     space_kernel: jax.Array,
@@ -219,6 +223,7 @@ def _forward(inputs: jax.Array, kernel: jax.Array, strides: Triple, padding: Pad
 
 
 def _backward(strides: Triple, padding: Padding, residuals: tuple, cotangents: jax.Array) -> tuple:
+    @jax.named_scope(CPU_FORM)
     def on_cpu(inputs: jax.Array, kernel: jax.Array, cotangents: jax.Array) -> tuple:
         gradient = cpu_kernel_gradient(inputs, cotangents, kernel.shape, strides, padding)
         return cpu_input_gradient(inputs, kernel, cotangents, strides, padding), gradient
