@@ -177,8 +177,13 @@ class Runtime:
         return jax.device_put(variables, self.shardings(variables))
 
     def single(self, tree: Any) -> Any:
-        """The one logical value of what a step returned: without pmap's leading axis."""
-        return jax.tree.map(lambda x: x[0], tree) if self.parallelism == "pmap" else tree
+        """The one logical value of what a step returned, on all devices: without pmap's leading axis."""
+        return jax.tree.map(self._single, tree) if self.parallelism == "pmap" else tree
+
+    def _single(self, copies: jax.Array) -> jax.Array:
+        # Device by device: copies[0] would have devices exchange what each of them has.
+        parts = [part.data[0] for part in copies.addressable_shards]
+        return jax.make_array_from_single_device_arrays(copies.shape[1:], self.replicated, parts)
 
     def fetch_rows(self, tree: Any) -> Any:
         """All processes' rows of a step's per-row outputs as numpy arrays, in the global batch's order."""
