@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 import tqdm
@@ -20,7 +21,12 @@ class Progress:
       unit: What is counted, in the plural, e.g. "sources".
       done: How much was there from the start; it counts as done but not towards the rate.
       file: Where to, if not to stderr.
+
+    Attributes:
+      on_advance: Called whenever something more is done, in this process, by any of them.
     """
+
+    on_advance: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(
         self, total: int, label: str, unit: str, *, done: int = 0, file: TextIO | None = None
@@ -53,6 +59,7 @@ class Progress:
     def advance(self, amount: int = 1) -> None:
         """Says that `amount` more is done."""
         self._done += amount
+        Progress.on_advance()
         if self._bar is not None:
             self._bar.update(amount)
         elif time.monotonic() - self._last_line >= LINE_EVERY_SECONDS and self._done < self._total:

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from data_pipelines.errors import BadDataError
-from jmt_jax import checkpoint_manifest, logging
+from jmt_jax import checkpoint_manifest, logging, moves
 from jmt_jax.train_state import TrainState
 
 _VARIABLES, _OPTIMIZER, _PROGRESS = "variables", "optimizer", "progress"
@@ -110,6 +110,7 @@ class Checkpoints:
         """
         self.wait()
         step = int(state.step)
+        moves.made(f"saving step {step}")
         self._verified.pop(step, None)
         self._under_way = step
         try:

@@ -8,7 +8,6 @@ import importlib.util
 import os
 import re
 import socket
-import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from data_pipelines.errors import BadDataError, Interrupted, UsageError
+from jmt_jax import logging, moves
 
 MODES = ("auto", "off")
 DEFAULT_TIMEOUT_SECONDS = 100
@@ -199,6 +199,7 @@ def wait_for_all(where: str) -> None:
       where: Name of the place, the same on all.
     """
     if jax.process_count() > 1:
+        moves.made(where)
         multihost_utils.sync_global_devices(where)
 
 
@@ -215,16 +216,18 @@ def ends_with_others(options: Options) -> Iterator[None]:
     except BaseException as error:
         if jax.process_count() == 1 or isinstance(error, SystemExit):
             raise
-        _say(*_what_happened(error))
+        logging.say_as_process(*_what_happened(error))
         if _BROKEN_COLLECTIVE.search(str(error)):
             limit = options.timeout_seconds
-            _say(
+            logging.say_as_process(
                 f"another process has probably ended: which one, JAX says within {limit} s and ends this one"
             )
             time.sleep(limit + _VERDICT_SECONDS)
-            _say("no process was found to be gone; the same command goes on from the last checkpoint")
+            logging.say_as_process(
+                "no process was found to be gone; the same command goes on from the last checkpoint"
+            )
             os._exit(Interrupted.exit_code)
-        _say(f"ending; the others follow within {options.timeout_seconds} s")
+        logging.say_as_process(f"ending; the others follow within {options.timeout_seconds} s")
         os._exit(_exit_code(error))
 
 
@@ -238,10 +241,3 @@ def _exit_code(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return Interrupted.exit_code
     return getattr(error, "exit_code", 1)
-
-
-def _say(*lines: str) -> None:
-    """Lines of standard error that name this process."""
-    name = f"process {jax.process_index()} of {jax.process_count()}"
-    sys.stderr.write("".join(f"{name}: {line}\n" for line in lines))
-    sys.stderr.flush()

@@ -14,7 +14,18 @@ import scipy.special
 
 from data_pipelines.errors import BadDataError, UsageError
 from data_pipelines.loader import PADDING
-from jmt_jax import control_models, extract, frame_tables, logging, metrics, report, results, statistics, stop
+from jmt_jax import (
+    control_models,
+    extract,
+    frame_tables,
+    logging,
+    metrics,
+    moves,
+    report,
+    results,
+    statistics,
+    stop,
+)
 from jmt_jax.checkpoint import Checkpoints
 from jmt_jax.experiment import Data, Experiment, make_experiment
 from jmt_jax.models.model import present
@@ -91,6 +102,7 @@ def predict(
     place_of = {int(row): place for place, row in enumerate(rows)}
     for batch in experiment.model_loader.evaluate(rows, global_batch_size=batch_size, shard=runtime.shard):
         stop.check("everything up to this evaluation is kept")
+        moves.made("a batch of an evaluation")
         batch = runtime.put_batch(batch)
         found, index, masks = runtime.fetch_rows(
             (eval_step(variables, batch), batch["index"], batch["masks"] if has_frames else {})

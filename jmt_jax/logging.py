@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jmt_jax import files
 
 LOGGER = logging.getLogger("jmt_jax")
@@ -46,6 +48,13 @@ def info(message: str, *args: Any) -> None:
 def warning(message: str, *args: Any) -> None:
     """One line of the log that should not be overlooked."""
     LOGGER.warning("WARNING: " + message, *args)
+
+
+def say_as_process(*lines: str) -> None:
+    """Writes lines to standard error that name this process; for when it ends at once."""
+    name = f"process {jax.process_index()} of {jax.process_count()}"
+    sys.stderr.write("".join(f"{name}: {line}\n" for line in lines))
+    sys.stderr.flush()
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -72,6 +72,9 @@ def define_flags(argv: list[str]) -> list[str]:
     flags.DEFINE_integer(
         "distributed_timeout_seconds", 100, "a process that is silent for so long ends all of them"
     )
+    flags.DEFINE_integer(
+        "stuck_seconds", 900, "of several processes: if none moves for so long all are ended; 0 is never"
+    )
     config_flags.DEFINE_config_file("config", None, "the configuration, e.g. configs/biovid.py")
     workdir = _given(argv, "workdir")
     if _given(argv, "mode") not in ("eval", "extract") or _given(argv, "config") is not None or not workdir:
@@ -112,7 +115,7 @@ def run() -> None:
         return
     started = time.monotonic()
     # JAX and the data libraries are imported here, so that --help and a mistyped flag answer at once.
-    from jmt_jax import distributed, experiment, first_lines, logging, runtime, stop, study
+    from jmt_jax import distributed, experiment, first_lines, logging, moves, runtime, stop, study
 
     options = distributed.Options(
         mode=FLAGS.distributed,
@@ -129,6 +132,7 @@ def run() -> None:
         runtime.enable_compilation_cache(experiment.cache_dir(FLAGS.config))
         first_lines.write(FLAGS.config, source, options)
         stop.install()
+        moves.watch(FLAGS.stuck_seconds)
         if FLAGS.mode == "eval" and FLAGS.watch:
             study.run_watch(FLAGS.config, workdir)
         elif FLAGS.mode == "eval":
@@ -223,7 +227,7 @@ def _dated_workdir() -> Path:
 
 def _help() -> str:
     defined = ["mode", "watch", "shard", "workdir", "config", "topology", "distributed", "coordinator"]
-    defined += ["process_id", "process_count", "distributed_timeout_seconds"]
+    defined += ["process_id", "process_count", "distributed_timeout_seconds", "stuck_seconds"]
     lines = [f"  --{name}: {FLAGS[name].help}" for name in defined]
     return f"{_USAGE}\n\nOptions:\n" + "\n".join(lines)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from data_pipelines.errors import BadDataError, Interrupted, UsageError
 from data_pipelines.loader import Shard
-from jmt_jax import evaluate, extract, logging, stop
+from jmt_jax import evaluate, extract, logging, moves, stop
 from jmt_jax.checkpoint import Checkpoints, to_json
 from jmt_jax.experiment import Experiment
 from jmt_jax.models.parameters import parameter_table
@@ -227,6 +227,7 @@ class Stage:
             if stop.requested():
                 self._save_and_leave(state, step)
             batch = next(self._batches)
+            moves.made(f"step {step + 1} of stage {self._name}")
             state, measured = train_step(state, runtime.put_batch(batch))
             step += 1
             self._monitor.add(step, batch, runtime.single(measured))
