@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from data_pipelines.errors import BadDataError
-from jmt_jax import checkpoint_manifest, logging, moves
+from jmt_jax import checkpoint_manifest, logging, moves, packing
 from jmt_jax.train_state import TrainState
 
 _VARIABLES, _OPTIMIZER, _PROGRESS = "variables", "optimizer", "progress"
@@ -25,7 +25,7 @@ class Checkpoints:
 
     A checkpoint holds ``variables`` (parameters and batch statistics, all that a prediction needs; the moving
     averages where the state keeps them), ``optimizer`` (step, optimizer state and, beside averages, what they
-    are the averages of) and ``progress`` (the data iterator's state, best-so-far and
+    are the averages of; packed) and ``progress`` (the data iterator's state, best-so-far and
     whatever else the caller adds; JSON), and a manifest of its files, without which it does not count.
     Saving runs in the background: a checkpoint is there under its name only when all of it is, and only then
     older ones go. The newest two are kept, each with what was the best when it was saved; of a finished stage
@@ -119,7 +119,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     **{
                         _VARIABLES: ocp.args.StandardSave(state.evaluated_variables),
-                        _OPTIMIZER: ocp.args.StandardSave(_beside_variables(state)),
+                        _OPTIMIZER: ocp.args.StandardSave(packing.pack(_beside_variables(state))),
                         _PROGRESS: ocp.args.JsonSave(progress),
                     }
                 ),
@@ -148,11 +148,12 @@ class Checkpoints:
         """
         wanted = {
             _VARIABLES: ocp.args.StandardRestore(_abstract(like.evaluated_variables)),
-            _OPTIMIZER: ocp.args.StandardRestore(_abstract(_beside_variables(like))),
+            _OPTIMIZER: ocp.args.StandardRestore(_abstract(packing.shapes(_beside_variables(like)))),
             _PROGRESS: ocp.args.JsonRestore(),
         }
         restored = self._restore(step, wanted)
-        variables, beside = restored[_VARIABLES], restored[_OPTIMIZER]
+        variables = restored[_VARIABLES]
+        beside = self._unpack(step, restored[_OPTIMIZER], _beside_variables(like))
         trained, averages = beside.pop("trained", None), None
         if trained is not None:
             averages = {
@@ -234,11 +235,20 @@ class Checkpoints:
         try:
             return self._checkpointer.restore(self._folder(step), args=ocp.args.Composite(**wanted))
         except (ValueError, KeyError, TypeError) as error:
-            raise BadDataError(
-                f"checkpoint {step} in {self._directory} does not fit this configuration's model: {error}"
-            ) from error
+            raise self._does_not_fit(step, error) from error
         except FileNotFoundError as error:
             raise BadDataError(f"checkpoint {step} in {self._directory} is gone: {error}") from error
+
+    def _unpack(self, step: int, packed: dict[str, Any], like: Any) -> Any:
+        try:
+            return packing.unpack(packed, like)
+        except (ValueError, KeyError) as error:
+            raise self._does_not_fit(step, error) from error
+
+    def _does_not_fit(self, step: int, error: Exception) -> BadDataError:
+        return BadDataError(
+            f"checkpoint {step} in {self._directory} does not fit this configuration's model: {error}"
+        )
 
     def _save_failed(self, error: Exception) -> None:
         """Counts a save that failed; what is on disk stays as it is."""
