@@ -23,6 +23,7 @@ from data_pipelines.errors import UsageError
 from data_pipelines.feature_windows import FeatureWindows
 from data_pipelines.frame_windows import LogMelWindows, TargetFrameWindows
 from data_pipelines.items import ItemTable
+from data_pipelines.program import begin_worker
 from data_pipelines.stream_windows import FrameWindows, Moment, SignalWindows
 
 Batch = dict[str, Any]
@@ -126,7 +127,8 @@ class Loader:
                 # Grain's worker pool reads absl flags; a program without a command line has parsed none.
                 flags.FLAGS.mark_as_parsed()
             iterable = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
-            iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.num_workers))
+            workers = grain.MultiprocessingOptions(num_workers=self.num_workers)
+            iterable = iterable.mp_prefetch(workers, worker_init_fn=begin_worker)
         else:
             iterable = batches.to_iter_dataset(options)
         return iter(iterable)

@@ -1,13 +1,19 @@
-"""How a command begins and ends, whatever signals arrive."""
+"""How a command and its worker processes begin and end, whatever signals arrive."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import NoReturn
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+# So long a worker that was asked to end is there for its parent, which may wait for it before it looks.
+_WORKER_GRACE_SECONDS = 5.0
 
 
 def run(main: Callable[[], int]) -> NoReturn:
@@ -31,3 +37,31 @@ def hear_nothing_more() -> None:
     """Ignores `SIGNALS` from here to the end of the process."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def begin_worker(index: int = 0, count: int = 1) -> None:
+    """Makes this process one that ends when its parent does, and not before.
+
+    A terminal or a scheduler sends `SIGNALS` to all processes of a job; it is the parent who decides, saves
+    what there is, and ends its workers. SIGTERM, which it may do that with, is obeyed a little later.
+
+    Args:
+      index, count: Number of the worker and of all, as Grain gives them; not used.
+    """
+    for number in SIGNALS:
+        signal.signal(number, _end_later if number == signal.SIGTERM else signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _end_later(number: int, frame: FrameType | None) -> None:
+    timer = threading.Timer(_WORKER_GRACE_SECONDS, os._exit, (128 + number,))
+    timer.daemon = True
+    timer.start()

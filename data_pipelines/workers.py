@@ -6,7 +6,6 @@ import concurrent.futures
 import contextlib
 import functools
 import multiprocessing
-import os
 import signal
 import threading
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import BadDataError, UsageError
-from data_pipelines.program import SIGNALS
+from data_pipelines.program import SIGNALS, begin_worker
 from data_pipelines.recording import Reader, Source
 from data_pipelines.storage import PARTIAL_SUFFIX, Stopped, StoredSource, source_path, store_source
 
@@ -126,23 +125,13 @@ def _signal_handler(handler: Callable[[int, Any], Any]) -> Iterator[None]:
 def _start_worker(reader: Reader, folder: Path, stop_flag: Any) -> None:
     global _work
     _work = reader, folder, stop_flag
-    # The parent hears the interrupt too and stops us in good order.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    begin_worker()
     try:
         import cv2
     except ImportError:
         return
     # There is a process a core already.
     cv2.setNumThreads(1)
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _store_in_worker(source: Source) -> StoredSource:

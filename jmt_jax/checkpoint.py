@@ -59,9 +59,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """All finished checkpoints, good or bad, ascending."""
-        if not self._directory.exists():
-            return []
-        names = [path.name for path in self._directory.iterdir()]
+        names = [path.name for path in self._contents()]
         return sorted(int(name) for name in names if name.isdigit() and self._is_committed(int(name)))
 
     def latest_step(self) -> int | None:
@@ -211,6 +209,13 @@ class Checkpoints:
     def _folder(self, step: int) -> epath.Path:
         return self._directory / str(step)
 
+    def _contents(self) -> list[epath.Path]:
+        """What is in the directory; an object store has no empty ones."""
+        try:
+            return list(self._directory.iterdir())
+        except FileNotFoundError:
+            return []
+
     def _is_committed(self, step: int) -> bool:
         """Whether all of it is there: an object store knows no renaming, so it may be half written."""
         return (self._folder(step) / "commit_success.txt").exists()
@@ -283,7 +288,7 @@ class Checkpoints:
 
     def _remove_unfinished(self) -> None:
         """Removes what a save left that was killed or failed."""
-        for path in self._directory.iterdir():
+        for path in self._contents():
             unfinished = path.name.isdigit() and not self._is_committed(int(path.name))
             if unfinished or _TEMPORARY in path.name:
                 path.rmtree(missing_ok=True)

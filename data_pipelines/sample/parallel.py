@@ -5,10 +5,13 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 import os
-import threading
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
+
+from data_pipelines.errors import Interrupted
+from data_pipelines.program import begin_worker
 
 WritePart = Callable[[Path, Any, int], None]
 
@@ -30,6 +33,9 @@ def write_parts(
       count: Number of parts.
       progress: Called with (parts written, parts in all).
       workers: Number of processes; None for one a core.
+
+    Raises:
+      Interrupted: A process was ended from outside.
     """
     workers = min(workers or os.cpu_count() or 1, count)
     if workers == 1:
@@ -40,21 +46,14 @@ def write_parts(
         return
     # Spawned, not forked: the caller may run threads, and these processes need none of what it has loaded.
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
+    with concurrent.futures.ProcessPoolExecutor(workers, context, initializer=begin_worker) as pool:
         futures = [pool.submit(write, out, spec, index) for index in range(count)]
         for done, future in enumerate(concurrent.futures.as_completed(futures), start=1):
-            future.result()
+            try:
+                future.result()
+            except BrokenProcessPool as error:
+                raise Interrupted(
+                    "a process that makes the sample was ended from outside; the same command makes it again"
+                ) from error
             if progress is not None:
                 progress(done, count)
-
-
-def _start_worker() -> None:
-    """Ends a worker with its parent: without one it would wait for work for ever."""
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
