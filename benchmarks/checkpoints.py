@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.a_stage import TrainingStage, fresh_variables, shipped_config  # noqa: E402
-from jmt_jax.checkpoint import Checkpoints, to_json  # noqa: E402
+from jmt_jax.checkpoint import Checkpoints  # noqa: E402
 from jmt_jax.experiment import make_experiment, open_data  # noqa: E402
 from jmt_jax.runtime import Runtime  # noqa: E402
 
@@ -39,7 +39,7 @@ def steps_per_second(stage: TrainingStage, steps: int, every: int, checkpoints: 
     for _ in range(steps // every):
         stage.run(every)
         if checkpoints is not None:
-            progress = {"best_step": -1, "data": to_json(stage.batches.get_state())}
+            progress = {"best_step": -1, "data": stage.batches.get_state()}
             checkpoints.save(stage.runtime.single(stage.state), progress)
     if checkpoints is not None:
         checkpoints.wait()

@@ -101,7 +101,8 @@ class Checkpoints:
 
         Args:
           state: One logical copy; its ``step`` is the checkpoint's number.
-          progress: JSON values with ``best_step``, the number of the best checkpoint so far, maybe this one.
+          progress: JSON values, numpy's and an iterator's state, as they are now; ``best_step`` among them,
+            the number of the best checkpoint so far, maybe this one.
 
         Raises:
           BadDataError: It was the last of `MOST_FAILED_SAVES` in a row that could not be saved.
@@ -118,7 +119,8 @@ class Checkpoints:
                     **{
                         _VARIABLES: ocp.args.StandardSave(state.evaluated_variables),
                         _OPTIMIZER: ocp.args.StandardSave(packing.pack(_beside_variables(state))),
-                        _PROGRESS: ocp.args.JsonSave(progress),
+                        # As it is now: the file is written while training goes on.
+                        _PROGRESS: ocp.args.JsonSave(_to_json(progress)),
                     }
                 ),
                 force=True,
@@ -318,7 +320,7 @@ class _Checkpointer(ocp.AsyncCheckpointer):
         checkpoint_manifest.write(epath.Path(self._temporary.get()))
 
 
-def to_json(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     """Data iterator states as JSON values."""
     return json.loads(
         json.dumps(value, default=lambda x: x.item() if isinstance(x, np.generic) else x.decode())

@@ -23,6 +23,7 @@ from jmt_jax import (
     moves,
     report,
     results,
+    run_folder,
     statistics,
     stop,
 )
@@ -212,7 +213,7 @@ def evaluate_checkpoint(
     check(experiment)
     runtime = Runtime.of(config)
     stage = experiment.stages[-1]
-    folder = workdir / "checkpoints" / stage
+    folder = run_folder.checkpoints(workdir, stage)
     if not folder.is_dir():
         raise BadDataError(
             f"there is no checkpoint of stage {stage} in {workdir}; train first, with that --workdir"

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from absl import flags
+from etils import epath
 from ml_collections import config_flags
 
 from data_pipelines import program
@@ -79,10 +80,12 @@ def define_flags(argv: list[str]) -> list[str]:
     workdir = _given(argv, "workdir")
     if _given(argv, "mode") not in ("eval", "extract") or _given(argv, "config") is not None or not workdir:
         return argv
-    if not (Path(workdir) / "config.json").is_file():
+    # Read as a path of any kind: the folder may be in an object store.
+    path = epath.Path(workdir) / "config.json"
+    if not path.exists():
         raise UsageError(f"there is no run in {workdir}: it has no config.json; give the --workdir of a run")
     loader = Path(__file__).with_name("run_config.py")
-    return [argv[0], f"--config={loader}:{Path(workdir) / 'config.json'}", *argv[1:]]
+    return [argv[0], f"--config={loader}:{path}", *argv[1:]]
 
 
 def parse(argv: list[str]) -> None:
@@ -115,7 +118,7 @@ def run() -> None:
         return
     started = time.monotonic()
     # JAX and the data libraries are imported here, so that --help and a mistyped flag answer at once.
-    from jmt_jax import distributed, experiment, first_lines, logging, moves, runtime, stop, study
+    from jmt_jax import distributed, experiment, first_lines, logging, moves, run_folder, runtime, stop, study
 
     options = distributed.Options(
         mode=FLAGS.distributed,
@@ -126,22 +129,28 @@ def run() -> None:
     )
     source = distributed.initialise(options)
     with distributed.ends_with_others(options):
-        workdir = Path(FLAGS.workdir or distributed.agreed_text(str(_dated_workdir())))
-        logging.set_up(workdir if runtime.is_main_process() else None)
-        logging.info(f"run folder: {workdir}")
+        named = FLAGS.workdir or distributed.agreed_text(str(_dated_workdir()))
+        workdir = run_folder.open_folder(named)
+        # Whoever follows a run does not write into its log.
+        log_folder = workdir / "watch" if FLAGS.watch else workdir
+        logging.set_up(log_folder if runtime.is_main_process() else None)
+        logging.info(f"run folder: {named}" + (f", here {workdir}" if "://" in named else ""))
         runtime.enable_compilation_cache(experiment.cache_dir(FLAGS.config))
         first_lines.write(FLAGS.config, source, options)
         stop.install()
         moves.watch(FLAGS.stuck_seconds)
-        if FLAGS.mode == "eval" and FLAGS.watch:
-            study.run_watch(FLAGS.config, workdir)
-        elif FLAGS.mode == "eval":
-            study.run_evaluation(FLAGS.config, workdir)
-        elif FLAGS.mode == "extract":
-            study.run_extraction(FLAGS.config, workdir, _shard())
-        else:
-            study.run(FLAGS.config, workdir)
-        logging.info(f"done in {time.monotonic() - started:.0f} s; run folder: {workdir}")
+        try:
+            if FLAGS.mode == "eval" and FLAGS.watch:
+                study.run_watch(FLAGS.config, workdir)
+            elif FLAGS.mode == "eval":
+                study.run_evaluation(FLAGS.config, workdir)
+            elif FLAGS.mode == "extract":
+                study.run_extraction(FLAGS.config, workdir, _shard())
+            else:
+                study.run(FLAGS.config, workdir)
+            logging.info(f"done in {time.monotonic() - started:.0f} s; run folder: {named}")
+        finally:
+            run_folder.push(workdir)
 
 
 def _plan() -> None:

@@ -9,11 +9,12 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
+from etils import epath
 
 from data_pipelines.errors import BadDataError, Interrupted, UsageError
 from data_pipelines.loader import Shard
-from jmt_jax import evaluate, extract, logging, moves, stop
-from jmt_jax.checkpoint import Checkpoints, to_json
+from jmt_jax import evaluate, extract, logging, moves, run_folder, stop
+from jmt_jax.checkpoint import Checkpoints
 from jmt_jax.experiment import Experiment
 from jmt_jax.models.parameters import parameter_table
 from jmt_jax.optimizer import make_optimizer, make_schedule
@@ -54,12 +55,8 @@ class Stage:
         if self._accumulation_steps > 1:
             arithmetic += f", in {self._accumulation_steps} micro-batches"
         logging.info(f"stage {name}: {arithmetic}")
-        self._experiment, self._name, self._runtime, self._metrics_file = (
-            experiment,
-            name,
-            runtime,
-            metrics_file,
-        )
+        self._experiment, self._name, self._runtime = experiment, name, runtime
+        self._workdir, self._metrics_file = workdir, metrics_file
         self._seed = _fold_in(experiment.seed, name)
         # Part of an epoch is rounded: an epoch is a unit of bookkeeping, the order of batches is endless.
         steps_per_epoch = max(1, round(len(experiment.rows["train"]) / options.global_batch_size))
@@ -67,7 +64,7 @@ class Stage:
         self._eval_every_steps = max(1, round(steps_per_epoch * options.eval_every_epochs))
         self._model = experiment.model(name, runtime.axis_name)
         self._optimizer = make_optimizer(options, make_schedule(options, self._total_steps, steps_per_epoch))
-        self._checkpoints = Checkpoints(workdir / "checkpoints" / name)
+        self._checkpoints = Checkpoints(run_folder.checkpoints(workdir, name))
         self._batches = self._train_batches()
         self._best: dict[str, Any] = {"best_step": -1, "best_value": None, "best_loss": None}
         training = experiment.config.training
@@ -142,7 +139,7 @@ class Stage:
             shard=self._runtime.shard,
         )
 
-    def adopt(self, folder: Path) -> Params:
+    def adopt(self, folder: epath.Path) -> Params:
         """The best variables out of the checkpoints of another run's same stage.
 
         Args:
@@ -269,10 +266,11 @@ class Stage:
         """Starts saving all that going on from here needs."""
         progress = {
             **self._best,
-            "data": to_json(self._batches.get_state()),
+            "data": self._batches.get_state(),
             "interval": self._monitor.as_json(),
             "evaluation_due": self._evaluation_due,
         }
+        run_folder.push(self._workdir)
         self._checkpoints.save(self._runtime.single(state), progress)
         self._saved_step = step
 

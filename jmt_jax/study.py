@@ -11,7 +11,7 @@ import jax
 
 from data_pipelines.errors import UsageError
 from data_pipelines.loader import Shard
-from jmt_jax import evaluate, files, logging, stop, watch
+from jmt_jax import evaluate, files, logging, run_folder, stop, watch
 from jmt_jax.distributed import wait_for_all
 from jmt_jax.experiment import Config, Data, make_experiment, num_folds, open_data
 from jmt_jax.runtime import Runtime
@@ -49,7 +49,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
             if len(runs) > 1:
                 logging.info(f"run {number} of {len(runs)}: fold {one.fold + 1}, seed {one.seed}")
             written = train_and_evaluate(config, one.folder, data=data, fold=one.fold, seed=one.seed).results
-        wait_for_all(f"files of {one.folder}")
+        run_folder.share(one.folder)
         if jax.process_index() == 0:
             watch.mark_done(one.folder)
         outcomes.append(evaluate.load_outcome(experiment, one.folder, part))
@@ -87,7 +87,7 @@ def run_evaluation(config: Config, workdir: Path) -> dict[str, Any]:
         written = evaluate.evaluate_checkpoint(
             config, data, one.folder, fold=one.fold, seed=one.seed, seconds=seconds
         )
-        wait_for_all(f"files of {one.folder}")
+        run_folder.share(one.folder)
         experiment = make_experiment(config, data, fold=one.fold, seed=one.seed)
         outcomes.append(evaluate.load_outcome(experiment, one.folder, part))
     if len(runs) > 1:

@@ -9,7 +9,7 @@ from typing import Any
 
 from data_pipelines.errors import UsageError
 from data_pipelines.loader import Shard
-from jmt_jax import evaluate, logging, report, stop, trained_backbones
+from jmt_jax import evaluate, logging, report, run_folder, stop, trained_backbones
 from jmt_jax.experiment import Config, Data, Experiment, make_experiment, open_data
 from jmt_jax.runtime import Runtime
 from jmt_jax.stage import Stage
@@ -110,7 +110,7 @@ def extract_features(
         one = Stage(experiment, name, runtime, workdir, metrics_file)
         trained = trained_backbones.find(config, name, fold, seed)
         if trained is None and shard is not None:
-            trained = workdir / "checkpoints" / name
+            trained = run_folder.checkpoints(workdir, name)
         variables = one.adopt(trained) if trained else one.train(backbones)
         _keep_backbones(backbones, variables)
     metrics_file.close()

@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from data_pipelines.errors import BadDataError, UsageError
 
 # What a stream's stage does not depend on.
@@ -26,7 +28,7 @@ def fold_folder(workdir: Path, fold: int, seed: int) -> Path:
     return workdir / f"fold_{fold}_seed_{seed}"
 
 
-def find(config: Any, stage: str, fold: int, seed: int) -> Path | None:
+def find(config: Any, stage: str, fold: int, seed: int) -> epath.Path | None:
     """The checkpoints of a stage that the run in ``training.backbones_from`` has finished.
 
     Args:
@@ -41,7 +43,7 @@ def find(config: Any, stage: str, fold: int, seed: int) -> Path | None:
       BadDataError: There is no such run, or it has not trained that stage of that fold and seed.
       UsageError: It was trained with other options; the message names them.
     """
-    source = Path(config.training.backbones_from)
+    source = epath.Path(config.training.backbones_from)
     if not config.training.backbones_from or stage not in config.data.streams:
         return None
     if not (source / "config.json").is_file():

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jmt_jax import evaluate, logging, stop
+from jmt_jax import evaluate, logging, run_folder, stop
 from jmt_jax.checkpoint import Checkpoints
 from jmt_jax.experiment import Experiment
 from jmt_jax.runtime import Runtime
@@ -35,9 +35,14 @@ def wait_for(path: Path) -> None:
       Interrupted: A signal came first.
     """
     logging.info(f"waiting for {path}")
-    while not path.exists():
+    while not _is_there(path):
         stop.check("nothing has been evaluated yet")
         time.sleep(_POLL_SECONDS)
+
+
+def _is_there(path: Path) -> bool:
+    run_folder.fetch(path)
+    return path.exists()
 
 
 def follow(watchers: Sequence[Watcher]) -> list[dict[str, Any]]:
@@ -102,8 +107,8 @@ class Watcher:
         """Evaluates what is new; publishes if the run is done; how many checkpoints were new."""
         if self.is_done:
             return 0
-        done = (self._run / DONE).exists()  # before looking: whatever comes later is seen next time
-        checkpoints = Checkpoints(self._run / "checkpoints" / self._stage, read_only=True)
+        done = _is_there(self._run / DONE)  # before looking: whatever comes later is seen next time
+        checkpoints = Checkpoints(run_folder.checkpoints(self._run, self._stage), read_only=True)
         new = [step for step in checkpoints.steps() if step not in self._seen]
         for step in new:
             self._evaluate(checkpoints, step)

@@ -57,6 +57,16 @@ def test_the_newest_two_and_their_best_are_kept_then_the_last_and_the_best(tmp_p
     checkpoints.close()
 
 
+def test_what_is_saved_is_what_was_there_at_the_call(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    progress = {"best_step": 1, "losses": [0.5], "data": {"next": np.int64(3)}}
+    checkpoints.save(_state(1, size=512), progress)
+    progress["losses"].append(0.25)
+    checkpoints.wait()
+    assert checkpoints.progress(1) == {"best_step": 1, "losses": [0.5], "data": {"next": 3}}
+    checkpoints.close()
+
+
 def test_flipped_bytes_are_never_restored(tmp_path):
     found, _ = _script("flip_bytes").flip(tmp_path, flips=6, seed=1)
     assert found["silently wrong"] == 0 and sum(found.values()) == 6

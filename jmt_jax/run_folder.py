@@ -1,0 +1,133 @@
+"""A run's folder, on a disk or in an object store (``gs://bucket/run``).
+
+An object store can neither append nor rename. So the small files of a run there (metrics, log, results) are
+written in a passing folder of this machine, and copied to the store before each checkpoint and at the
+end; what is in the store when the program starts is what counts. Checkpoints are in the store alone: all
+processes write them there directly. Everything that works with a run's files takes the local folder.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import shutil
+import tempfile
+from pathlib import Path
+
+import jax
+from etils import epath
+
+from data_pipelines.errors import UsageError
+from jmt_jax.distributed import wait_for_all
+
+_CHECKPOINTS = "checkpoints"
+
+
+class _Copy:
+    """A run of an object store, and its files here.
+
+    Args:
+      remote: The run's folder there.
+      local: Here.
+    """
+
+    def __init__(self, remote: epath.Path, local: Path) -> None:
+        self.remote, self.local = remote, local
+        self._sent: dict[Path, tuple[int, int]] = {}
+
+    def pull(self, below: str = "") -> None:
+        """Copies all files of the store here, but for checkpoints; those of a folder or one file of the run.
+
+        Args:
+          below: That folder or file.
+        """
+        self._pull(self.remote / below if below not in ("", ".") else self.remote)
+
+    def _pull(self, path: epath.Path) -> None:
+        if path.is_dir():
+            for entry in path.iterdir():
+                if entry.name != _CHECKPOINTS:
+                    self._pull(entry)
+        elif path.exists():
+            here = self.local / path.relative_to(self.remote)
+            here.parent.mkdir(parents=True, exist_ok=True)
+            here.write_bytes(path.read_bytes())
+            self._sent[here] = _state(here)
+
+    def push(self) -> None:
+        """Copies to the store what has changed here since the last time."""
+        for path in sorted(self.local.rglob("*")):
+            if path.is_file() and not path.name.startswith(".") and self._sent.get(path) != _state(path):
+                state = _state(path)
+                there = self.remote / path.relative_to(self.local).as_posix()
+                there.parent.mkdir(parents=True, exist_ok=True)
+                there.write_bytes(path.read_bytes())
+                self._sent[path] = state
+
+
+_copies: dict[Path, _Copy] = {}
+
+
+def open_folder(text: str) -> Path:
+    """The folder of this machine in which a run's small files are, for a folder or an address.
+
+    Raises:
+      UsageError: The address's kind of store is not known, or what reads it is not installed.
+    """
+    if "://" not in text:
+        return Path(text)
+    remote = remote_path(text)
+    copy = _Copy(remote, Path(tempfile.mkdtemp(prefix="jmt_run_")))
+    atexit.register(shutil.rmtree, copy.local, ignore_errors=True)
+    copy.pull()
+    _copies[copy.local] = copy
+    return copy.local
+
+
+def remote_path(text: str) -> epath.Path:
+    """An address as a path.
+
+    Raises:
+      UsageError: As of `open_folder`.
+    """
+    if not text.startswith("gs://"):
+        raise UsageError(f"{text} is no folder and no gs:// address; give --workdir one of them")
+    if importlib.util.find_spec("gcsfs") is None and importlib.util.find_spec("tensorflow") is None:
+        raise UsageError(f"{text} is read by gcsfs, which is not installed: pip install -e '.[gcs]'")
+    return epath.Path(text)
+
+
+def checkpoints(folder: Path, stage: str) -> epath.Path:
+    """Where a run, or one of its folds, keeps the checkpoints of a stage."""
+    copy = _copy_of(folder)
+    whole = epath.Path(folder) if copy is None else copy.remote / folder.relative_to(copy.local).as_posix()
+    return whole / _CHECKPOINTS / stage
+
+
+def push(folder: Path) -> None:
+    """Brings what has changed to the store, where the run is in one."""
+    if (copy := _copy_of(folder)) is not None:
+        copy.push()
+
+
+def fetch(path: Path) -> None:
+    """Brings a file, or all of a folder, from the store, as it is there now; where the run is in one."""
+    if (copy := _copy_of(path)) is not None:
+        copy.pull(path.relative_to(copy.local).as_posix())
+
+
+def share(folder: Path) -> None:
+    """Returns when all processes see what the first has written; all of them have to call it."""
+    push(folder)
+    wait_for_all(f"files of {folder.name}")
+    if jax.process_index() != 0:
+        fetch(folder)
+
+
+def _copy_of(path: Path) -> _Copy | None:
+    return next((copy for local, copy in _copies.items() if path.is_relative_to(local)), None)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
