@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from data_pipelines.errors import BadDataError
+from data_pipelines.errors import BadDataError, UsageError
 from jmt_jax import checkpoint_manifest, logging, moves, packing
 from jmt_jax.train_state import TrainState
 
@@ -76,6 +76,27 @@ class Checkpoints:
         """The checkpoint with the best validation result so far; None if there is none."""
         latest = self.latest_step()
         return None if latest is None else int(self.progress(latest)["best_step"])
+
+    def find(self, wanted: str) -> int:
+        """The number of a checkpoint that is there.
+
+        Args:
+          wanted: ``best``, ``last`` or a number.
+
+        Raises:
+          BadDataError: There is no good one at all.
+          UsageError: There is none of that number.
+        """
+        steps, latest = self.steps(), self.latest_step()
+        if latest is None:
+            raise BadDataError(
+                f"there is no good checkpoint in {self._directory}; train first, with that --workdir"
+            )
+        if wanted in ("best", "last"):
+            return self.best_step() if wanted == "best" else latest
+        if not wanted.isdigit() or int(wanted) not in steps:
+            raise UsageError(f"eval.checkpoint={wanted!r} is not there; it is best, last or one of {steps}")
+        return int(wanted)
 
     def resume_step(self) -> int | None:
         """The newest checkpoint to go on from: good itself, and its best one as well; None if there is none.

@@ -216,10 +216,11 @@ def evaluate_checkpoint(
     folder = run_folder.checkpoints(workdir, stage)
     if not folder.is_dir():
         raise BadDataError(
-            f"there is no checkpoint of stage {stage} in {workdir}; train first, with that --workdir"
+            f"there is no checkpoint of stage {stage} in {run_folder.named(workdir)}; train first, with "
+            "that --workdir"
         )
     checkpoints = Checkpoints(folder, read_only=True)
-    step = _find_step(checkpoints, str(config.eval.checkpoint), folder)
+    step = checkpoints.find(str(config.eval.checkpoint))
     like = abstract_variables(experiment, experiment.model("evaluation", None), runtime)
     variables = checkpoints.restore_variables(step, like)
     if extract.is_wanted(experiment, stage):
@@ -330,17 +331,6 @@ def _metrics(data: Data, table: Predictions) -> dict[str, Any]:
     return metrics.regression(table.labels, table.outputs, table.mask, data.task.outputs)
 
 
-def _find_step(checkpoints: Checkpoints, wanted: str, folder: Path) -> int:
-    steps, latest = checkpoints.steps(), checkpoints.latest_step()
-    if latest is None:
-        raise BadDataError(f"there is no good checkpoint in {folder}; train first, with that --workdir")
-    if wanted in ("best", "last"):
-        return checkpoints.best_step() if wanted == "best" else latest
-    if not wanted.isdigit() or int(wanted) not in steps:
-        raise UsageError(f"eval.checkpoint={wanted!r} is not there; it is best, last or one of {steps}")
-    return int(wanted)
-
-
 def _facts(data: Data, config: Any) -> dict[str, Any]:
     card = data.prepared.card
     frames = {"frames": frame_tables.facts(config)} if data.has_frames else {}
@@ -396,5 +386,5 @@ def _log_results(written: Mapping[str, Any], part: str, workdir: Path) -> None:
             low_high = "[{:.3f}, {:.3f}]".format(*interval["ci95"]) if interval["ci95"] else "no interval"
             units = f"{interval['subjects']} {written['unit']}s"
             lines.append(f"  {prefix}{name} {interval['value']:.3f} {low_high} ({units})")
-    lines.append(f"written to {results_path(workdir, part)}")
+    lines.append(f"written to {run_folder.named(results_path(workdir, part))}")
     logging.info("\n".join(lines))

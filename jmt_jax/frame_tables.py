@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.errors import UsageError
-from jmt_jax import challenge, frames, logging, report, statistics
+from jmt_jax import challenge, frames, logging, report, run_folder, statistics
 from jmt_jax.experiment import Data, Experiment
 from jmt_jax.frames import FrameOptions, Stitched
 from jmt_jax.statistics import Interval, Predictions, RegressionMetric
@@ -163,7 +163,7 @@ def write(
     final = smoothed(table, chosen)
     for begin, end in _recordings(final):
         challenge.write(folder, final.recordings[begin], final.outputs[begin:end])
-    logging.info(f"challenge files of {len(numbers)} videos are in {folder}")
+    logging.info(f"challenge files of {len(numbers)} videos are in {run_folder.named(folder)}")
 
 
 def draw(

@@ -104,6 +104,12 @@ def checkpoints(folder: Path, stage: str) -> epath.Path:
     return whole / _CHECKPOINTS / stage
 
 
+def named(path: Path) -> str:
+    """A run's file or folder as people find it: the address, where the run is in a store."""
+    copy = _copy_of(path)
+    return str(path if copy is None else copy.remote / path.relative_to(copy.local).as_posix())
+
+
 def push(folder: Path) -> None:
     """Brings what has changed to the store, where the run is in one."""
     if (copy := _copy_of(folder)) is not None:

@@ -43,7 +43,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
         experiment = make_experiment(config, data, fold=one.fold, seed=one.seed)
         evaluate.check(experiment)
         if evaluate.results_path(one.folder, part).exists():
-            logging.info(f"fold {one.fold + 1}, seed {one.seed} is finished: {one.folder}")
+            logging.info(f"fold {one.fold + 1}, seed {one.seed} is finished: {run_folder.named(one.folder)}")
             written = evaluate.results.read(evaluate.results_path(one.folder, part))
         else:
             if len(runs) > 1:
@@ -144,8 +144,8 @@ def _write_config(config: Config, workdir: Path) -> None:
         old, new = flat(json.loads(path.read_text())), flat(json.loads(text))
         changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
         raise UsageError(
-            f"{workdir} holds a run with another configuration (different: {', '.join(changed[:5])}); give "
-            "the same options to go on with it, or another --workdir"
+            f"{run_folder.named(workdir)} holds a run with another configuration (different: "
+            f"{', '.join(changed[:5])}); give the same options to go on with it, or another --workdir"
         )
     wait_for_all("config.json was compared")
     if jax.process_index() == 0:

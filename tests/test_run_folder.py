@@ -55,6 +55,7 @@ def test_files_go_to_the_store_and_come_back(store):
 def test_checkpoints_are_in_the_store_alone(store):
     here = run_folder.open_folder("gs://bucket/run")
     assert run_folder.checkpoints(here, "fusion") == store / "checkpoints" / "fusion"
+    assert run_folder.named(here / "results.json") == str(store / "results.json")
     fold = run_folder.checkpoints(here / "fold_0_seed_1", "joint")
     assert fold == store / "fold_0_seed_1" / "checkpoints" / "joint"
 
