@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from data_pipelines.errors import BadDataError, UsageError
-from jmt_jax import checkpoint_manifest, logging, moves, packing
+from jmt_jax import addresses, checkpoint_manifest, logging, moves, packing
 from jmt_jax.train_state import TrainState
 
 _VARIABLES, _OPTIMIZER, _PROGRESS = "variables", "optimizer", "progress"
@@ -39,9 +39,8 @@ class Checkpoints:
     """
 
     def __init__(self, directory: epath.PathLike, *, read_only: bool = False) -> None:
-        self._directory = epath.Path(directory)
-        if "://" not in str(self._directory):
-            self._directory = self._directory.resolve()
+        is_remote = addresses.is_remote(str(directory))
+        self._directory = addresses.path_of(str(directory)) if is_remote else epath.Path(directory).resolve()
         self._read_only = read_only
         self._verified: dict[int, str] = {}
         self._under_way: int | None = None

@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 
 from absl import flags
-from etils import epath
 from ml_collections import config_flags
 
 from data_pipelines import program
 from data_pipelines.errors import BadDataError, Interrupted, UsageError
+from jmt_jax import addresses
 
 _USAGE = """Trains and evaluates joint multimodal transformers.
 
@@ -81,7 +81,7 @@ def define_flags(argv: list[str]) -> list[str]:
     if _given(argv, "mode") not in ("eval", "extract") or _given(argv, "config") is not None or not workdir:
         return argv
     # Read as a path of any kind: the folder may be in an object store.
-    path = epath.Path(workdir) / "config.json"
+    path = addresses.path_of(workdir) / "config.json"
     if not path.exists():
         raise UsageError(f"there is no run in {workdir}: it has no config.json; give the --workdir of a run")
     loader = Path(__file__).with_name("run_config.py")
@@ -134,7 +134,7 @@ def run() -> None:
         # Whoever follows a run does not write into its log.
         log_folder = workdir / "watch" if FLAGS.watch else workdir
         logging.set_up(log_folder if runtime.is_main_process() else None)
-        logging.info(f"run folder: {named}" + (f", here {workdir}" if "://" in named else ""))
+        logging.info(f"run folder: {named}" + (f", here {workdir}" if addresses.is_remote(named) else ""))
         runtime.enable_compilation_cache(experiment.cache_dir(FLAGS.config))
         first_lines.write(FLAGS.config, source, options)
         stop.install()

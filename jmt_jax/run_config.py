@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
-from etils import epath
 from ml_collections import config_dict
+
+from jmt_jax import addresses
 
 
 def get_config(path: str) -> config_dict.ConfigDict:
@@ -20,4 +21,4 @@ def get_config(path: str) -> config_dict.ConfigDict:
             return {key: restore(item) for key, item in value.items()}
         return tuple(restore(item) for item in value) if isinstance(value, list) else value
 
-    return config_dict.ConfigDict(restore(json.loads(epath.Path(path).read_text())))
+    return config_dict.ConfigDict(restore(json.loads(addresses.path_of(path).read_text())))

@@ -9,7 +9,6 @@ processes write them there directly. Everything that works with a run's files ta
 from __future__ import annotations
 
 import atexit
-import importlib.util
 import shutil
 import tempfile
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import jax
 from etils import epath
 
-from data_pipelines.errors import UsageError
+from jmt_jax import addresses
 from jmt_jax.distributed import wait_for_all
 
 _CHECKPOINTS = "checkpoints"
@@ -74,27 +73,13 @@ def open_folder(text: str) -> Path:
     Raises:
       UsageError: The address's kind of store is not known, or what reads it is not installed.
     """
-    if "://" not in text:
+    if not addresses.is_remote(text):
         return Path(text)
-    remote = remote_path(text)
-    copy = _Copy(remote, Path(tempfile.mkdtemp(prefix="jmt_run_")))
+    copy = _Copy(addresses.path_of(text), Path(tempfile.mkdtemp(prefix="jmt_run_")))
     atexit.register(shutil.rmtree, copy.local, ignore_errors=True)
     copy.pull()
     _copies[copy.local] = copy
     return copy.local
-
-
-def remote_path(text: str) -> epath.Path:
-    """An address as a path.
-
-    Raises:
-      UsageError: As of `open_folder`.
-    """
-    if not text.startswith("gs://"):
-        raise UsageError(f"{text} is no folder and no gs:// address; give --workdir one of them")
-    if importlib.util.find_spec("gcsfs") is None and importlib.util.find_spec("tensorflow") is None:
-        raise UsageError(f"{text} is read by gcsfs, which is not installed: pip install -e '.[gcs]'")
-    return epath.Path(text)
 
 
 def checkpoints(folder: Path, stage: str) -> epath.Path:

@@ -12,6 +12,7 @@ from typing import Any
 from etils import epath
 
 from data_pipelines.errors import BadDataError, UsageError
+from jmt_jax import addresses
 
 # What a stream's stage does not depend on.
 _FREE = (
@@ -43,7 +44,7 @@ def find(config: Any, stage: str, fold: int, seed: int) -> epath.Path | None:
       BadDataError: There is no such run, or it has not trained that stage of that fold and seed.
       UsageError: It was trained with other options; the message names them.
     """
-    source = epath.Path(config.training.backbones_from)
+    source = addresses.path_of(config.training.backbones_from)
     if not config.training.backbones_from or stage not in config.data.streams:
         return None
     if not (source / "config.json").is_file():

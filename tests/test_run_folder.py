@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 from etils import epath
 
@@ -13,7 +11,7 @@ from jmt_jax import run_folder
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_folder, "remote_path", lambda text: epath.Path(tmp_path / "store"))
+    monkeypatch.setattr(run_folder.addresses, "path_of", lambda text: epath.Path(tmp_path / "store"))
     monkeypatch.setattr(run_folder, "_copies", {})
     return tmp_path / "store"
 
@@ -63,7 +61,6 @@ def test_checkpoints_are_in_the_store_alone(store):
 def test_other_addresses_are_refused(monkeypatch):
     with pytest.raises(UsageError, match="no gs:// address"):
         run_folder.open_folder("s3://bucket/run")
-    monkeypatch.setitem(sys.modules, "gcsfs", None)
-    monkeypatch.setattr(run_folder.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(run_folder.addresses.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"\.\[gcs\]"):
         run_folder.open_folder("gs://bucket/run")
