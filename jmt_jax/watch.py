@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jmt_jax import evaluate, logging, run_folder, stop
+from jmt_jax import evaluate, extract, logging, run_folder, stop
 from jmt_jax.checkpoint import Checkpoints
 from jmt_jax.experiment import Experiment
 from jmt_jax.runtime import Runtime
@@ -87,8 +87,7 @@ class Watcher:
         self._stage = experiment.stages[-1]
         self._folder.mkdir(parents=True, exist_ok=True)
         self._metrics = logging.MetricsFile(self._folder)
-        model = experiment.model("evaluation", runtime.axis_name)
-        self._eval_step = runtime.compile(make_eval_step(model), rows_out=True)
+        self._eval_step = self._compile_step()
         self._like = evaluate.abstract_variables(experiment, experiment.model("evaluation", None), runtime)
         self._best: dict[str, Any] = {"best_step": -1, "best_value": None, "best_loss": None}
         self._seen: set[int] = set()
@@ -127,6 +126,7 @@ class Watcher:
             else:
                 logging.info(f"checkpoint {step} was removed before it could be evaluated")
             return
+        self._use_features(variables)
         placed = self._runtime.put_state(variables)
         scores = evaluate.validate(self._experiment, self._runtime, self._eval_step, placed)
         is_best = self._take_note(step, scores)
@@ -139,6 +139,17 @@ class Watcher:
         logging.info(
             f"checkpoint {step}: {self._experiment.selection_metric} {shown}{' (best)' if is_best else ''}"
         )
+
+    def _compile_step(self) -> Callable:
+        model = self._experiment.model("evaluation", self._runtime.axis_name)
+        return self._runtime.compile(make_eval_step(model), rows_out=True)
+
+    def _use_features(self, variables: Params) -> None:
+        """Looks at what frozen backbones said, where the trainer has extracted that into our cache."""
+        if self._experiment.features is None and extract.is_wanted(self._experiment, self._stage):
+            self._experiment = extract.find(self._experiment, variables)
+            if self._experiment.features is not None:
+                self._eval_step = self._compile_step()
 
     def _take_note(self, step: int, scores: dict[str, Any]) -> bool:
         """Counts a checkpoint as evaluated; whether it is the best so far."""
@@ -169,6 +180,7 @@ class Watcher:
             self.published = evaluate.results.read(path)
             return
         variables = self._best_variables()
+        self._use_features(variables)
         logging.info(f"the run is done; checkpoint {self._best['best_step']} is the best by validation")
         self.published = evaluate.evaluate_run(
             self._experiment, self._runtime, variables, self._folder, part=part, seconds={}

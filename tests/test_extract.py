@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from data_pipelines import features
+from data_pipelines import features, frame_windows
 from data_pipelines.errors import BadDataError, UsageError
 from data_pipelines.loader import Shard
 from jmt_jax import evaluate, extract, results, study
@@ -96,6 +96,16 @@ def test_evaluation_reads_the_features_that_are_there(extracted, monkeypatch):
     before = (workdir / "predictions" / "validation.csv").read_bytes()
     study.run_evaluation(config, workdir)
     assert (workdir / "predictions" / "validation.csv").read_bytes() == before
+
+
+def test_a_watcher_reads_them_too(extracted, monkeypatch):
+    config, workdir, _ = extracted
+    monkeypatch.setattr(features.FeatureReader, "_encode_batch", None)
+    # It would have to read the streams themselves.
+    monkeypatch.setattr(frame_windows.TargetFrameWindows, "read", None)
+    (published,) = study.run_watch(config, workdir)
+    written = json.loads((workdir / "results_validation.json").read_text())
+    assert published["metrics"] == written["metrics"]
 
 
 def _frozen(config, change=0.0):
