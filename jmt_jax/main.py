@@ -138,8 +138,7 @@ def run() -> None:
         runtime.enable_compilation_cache(experiment.cache_dir(FLAGS.config))
         first_lines.write(FLAGS.config, source, options)
         stop.install()
-        moves.watch(FLAGS.stuck_seconds)
-        try:
+        with moves.watched(FLAGS.stuck_seconds), run_folder.pushed(workdir):
             if FLAGS.mode == "eval" and FLAGS.watch:
                 study.run_watch(FLAGS.config, workdir)
             elif FLAGS.mode == "eval":
@@ -149,8 +148,6 @@ def run() -> None:
             else:
                 study.run(FLAGS.config, workdir)
             logging.info(f"done in {time.monotonic() - started:.0f} s; run folder: {named}")
-        finally:
-            run_folder.push(workdir)
 
 
 def _plan() -> None:

@@ -7,13 +7,14 @@ in that service's store how far it is, and looks at how far the others are.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -94,7 +95,8 @@ class Watch:
         return [f"no process has moved for {self._limit:.0f} s", *lines]
 
 
-def watch(stuck_seconds: float) -> None:
+@contextlib.contextmanager
+def watched(stuck_seconds: float) -> Iterator[None]:
     """Ends this process, like all others at about the same time, once the job is stuck.
 
     For the command line, once the processes know each other; a process that is alone is not watched.
@@ -103,11 +105,16 @@ def watch(stuck_seconds: float) -> None:
       stuck_seconds: For how long nothing moves then; 0 for never.
     """
     if jax.process_count() == 1 or not stuck_seconds:
+        yield
         return
     Progress.on_advance = alive
     LOGGER.addHandler(_SignsOfLife())
-    poll = min(_MOST_POLL_SECONDS, stuck_seconds / 10)
-    threading.Thread(target=_watch, args=(Watch(stuck_seconds), poll), daemon=True).start()
+    poll, over = min(_MOST_POLL_SECONDS, stuck_seconds / 10), threading.Event()
+    threading.Thread(target=_watch, args=(Watch(stuck_seconds), poll, over), daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 class _SignsOfLife(logging.Handler):
@@ -118,20 +125,23 @@ class _SignsOfLife(logging.Handler):
         alive()
 
 
-def _watch(watched: Watch, poll_seconds: float) -> None:
-    client = distributed.global_state.client
-    own = f"{_FOLDER}/{jax.process_index()}"
-    host = socket.gethostname()
-    while client is not None:
+def _watch(watch: Watch, poll_seconds: float, over: threading.Event) -> None:
+    client, host = distributed.global_state.client, socket.gethostname()
+    while not over.is_set():
         said = {"host": host, "count": _moves.count, "signs": _moves.signs, "place": _moves.place}
-        client.key_value_set(own, json.dumps(said), allow_overwrite=True)
-        others = client.key_value_dir_get(_FOLDER)
-        found = {int(key.rpartition("/")[2]): json.loads(value) for key, value in others}
-        if lines := watched.verdict(found):
+        try:
+            client.key_value_set(f"{_FOLDER}/{jax.process_index()}", json.dumps(said), allow_overwrite=True)
+            entries = client.key_value_dir_get(_FOLDER)
+        except jax.errors.JaxRuntimeError as error:
+            if not over.is_set():
+                # JAX is about to end this process, and would call the other one "the leader".
+                say_as_process(f"process 0 does not answer: {' '.join(str(error).split())}")
+            return
+        found = {int(key.rpartition("/")[2]): json.loads(value) for key, value in entries}
+        if lines := watch.verdict(found):
             say_as_process(*lines, "ending; the same command goes on from the last checkpoint")
             if jax.process_index() == 0:
                 # The store is here: the others have to see the same first.
                 time.sleep(3 * poll_seconds)
             os._exit(Interrupted.exit_code)
-        time.sleep(poll_seconds)
-        client = distributed.global_state.client
+        over.wait(poll_seconds)

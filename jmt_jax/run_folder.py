@@ -9,8 +9,10 @@ processes write them there directly. Everything that works with a run's files ta
 from __future__ import annotations
 
 import atexit
+import contextlib
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -99,6 +101,15 @@ def push(folder: Path) -> None:
     """Brings what has changed to the store, where the run is in one."""
     if (copy := _copy_of(folder)) is not None:
         copy.push()
+
+
+@contextlib.contextmanager
+def pushed(folder: Path) -> Iterator[None]:
+    """Brings what has changed to the store at the end, whatever that is."""
+    try:
+        yield
+    finally:
+        push(folder)
 
 
 def fetch(path: Path) -> None:
