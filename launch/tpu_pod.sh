@@ -180,7 +180,7 @@ sync_code() {
   attempt "${gcloud_command[@]}"
   on_all_workers "mkdir -p jmt-jax && tar -xzf jmt-jax.tar.gz -C jmt-jax && cd jmt-jax && \
 { [ -x .venv/bin/python ] || python3.11 -m venv .venv; } && \
-.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[tpu]'"
+.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[tpu,gcs]'"
   attempt "${gcloud_command[@]}"
 }
 

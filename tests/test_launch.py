@@ -224,7 +224,8 @@ def test_the_container_runs_as_nobody_special_and_has_all_three_kinds():
     text = (ROOT / "launch" / "Dockerfile").read_text()
     assert text.index("USER jmt") < text.index("ENTRYPOINT") and "ARG ACCELERATOR=cpu" in text
     extras = (ROOT / "pyproject.toml").read_text()
-    assert all(f"{name} = [" in extras for name in ("tpu", "cuda")) and "cuda | tpu)" in text
+    assert all(f"{name} = [" in extras for name in ("tpu", "cuda", "gcs"))
+    assert 'extra="[tpu,gcs]"' in text and 'extra="[cuda]"' in text
     for line in text.splitlines():
         if line.startswith("COPY"):
             for name in line.split()[2:-1]:
