@@ -111,10 +111,9 @@ def watched(stuck_seconds: float) -> Iterator[None]:
     LOGGER.addHandler(_SignsOfLife())
     poll, over = min(_MOST_POLL_SECONDS, stuck_seconds / 10), threading.Event()
     threading.Thread(target=_watch, args=(Watch(stuck_seconds), poll, over), daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()
+    # After an error the watch goes on: it may be that of a collective whose other end was found to be stuck.
+    yield
+    over.set()
 
 
 class _SignsOfLife(logging.Handler):
