@@ -480,6 +480,16 @@ def test_beam_gives_the_same_bytes(raw, tmp_path, decoded):
         run(raw, tmp_path / "other", beam_runner="NoSuchRunner")
 
 
+def test_nobody_is_asked_about_a_data_set_of_our_own(raw, tmp_path, decoded, monkeypatch):
+    from tensorflow_datasets.core.utils import gcs_utils
+
+    def asked(name):
+        raise AssertionError(f"Google was asked about {name}")
+
+    monkeypatch.setattr(gcs_utils, "gcs_dataset_info_files", asked)
+    run(raw, tmp_path / "out")
+
+
 @pytest.fixture
 def fake_on_the_command_line(monkeypatch):
     monkeypatch.setattr(reader_options, "READERS", {"fake": "fake_reader:Fake"})
