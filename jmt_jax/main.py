@@ -74,7 +74,10 @@ def define_flags(argv: list[str]) -> list[str]:
         "distributed_timeout_seconds", 100, "a process that is silent for so long ends all of them"
     )
     flags.DEFINE_integer(
-        "stuck_seconds", 900, "of several processes: if none moves for so long all are ended; 0 is never"
+        "stuck_seconds",
+        900,
+        "of several processes: if none moves for so long all are ended; 0 is never",
+        lower_bound=0,
     )
     config_flags.DEFINE_config_file("config", None, "the configuration, e.g. configs/biovid.py")
     workdir = _given(argv, "workdir")
