@@ -25,6 +25,7 @@ from data_pipelines.frame_windows import LogMelWindows, TargetFrameWindows
 from data_pipelines.items import ItemTable
 from data_pipelines.program import begin_worker
 from data_pipelines.stream_windows import FrameWindows, Moment, SignalWindows
+from data_pipelines.worker_batches import WorkerBatches
 
 Batch = dict[str, Any]
 StreamWindows = FrameWindows | SignalWindows | TargetFrameWindows | LogMelWindows | FeatureWindows
@@ -102,7 +103,7 @@ class Loader:
 
     def train(
         self, rows: Sequence[int], *, global_batch_size: int, seed: int, shard: Shard = Shard()
-    ) -> grain.DatasetIterator:
+    ) -> grain.DatasetIterator | WorkerBatches:
         """Endless training batches, reshuffled each epoch.
 
         The order, and each item's random draws, depend on the seed and on the position in the global
@@ -128,10 +129,8 @@ class Loader:
                 flags.FLAGS.mark_as_parsed()
             iterable = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
             workers = grain.MultiprocessingOptions(num_workers=self.num_workers)
-            iterable = iterable.mp_prefetch(workers, worker_init_fn=begin_worker)
-        else:
-            iterable = batches.to_iter_dataset(options)
-        return iter(iterable)
+            return WorkerBatches(iter(iterable.mp_prefetch(workers, worker_init_fn=begin_worker)))
+        return iter(batches.to_iter_dataset(options))
 
     def evaluate(
         self, rows: Sequence[int], *, global_batch_size: int, shard: Shard = Shard()

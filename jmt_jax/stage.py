@@ -13,6 +13,7 @@ from etils import epath
 
 from data_pipelines.errors import BadDataError, Interrupted, UsageError
 from data_pipelines.loader import Shard
+from data_pipelines.worker_batches import LostWorker
 from jmt_jax import evaluate, extract, logging, moves, run_folder, stop
 from jmt_jax.checkpoint import Checkpoints
 from jmt_jax.experiment import Experiment
@@ -223,7 +224,7 @@ class Stage:
         while step < self._total_steps:
             if stop.requested():
                 self._save_and_leave(state, step)
-            batch = next(self._batches)
+            batch = self._next_batch(state, step)
             moves.made(f"step {step + 1} of stage {self._name}")
             state, measured = train_step(state, runtime.put_batch(batch))
             step += 1
@@ -239,6 +240,19 @@ class Stage:
             elif clock.seconds_since_line() > _LOG_EVERY_SECONDS:
                 self._log(step, f"loss {self._monitor.last_loss():.4f}", clock)
         return runtime.single(state)
+
+    def _next_batch(self, state: TrainState, step: int) -> Any:
+        try:
+            return next(self._batches)
+        except LostWorker as lost:
+            # All processes save together, and the others do not know of it.
+            if jax.process_count() == 1:
+                if self._saved_step != step:
+                    self._save(state, step)
+                self._checkpoints.finish()
+                if stop.heard():
+                    raise Interrupted(f"stage {self._name} is saved at step {step}; {stop.GO_ON}") from lost
+            raise
 
     def _evaluate_and_save(self, state: TrainState, step: int, eval_step: Any, clock: logging.Clock) -> None:
         trained = self._monitor.summary()

@@ -69,6 +69,11 @@ def requested() -> bool:
     return _asked.agreed
 
 
+def heard() -> bool:
+    """Whether this process, alone, was asked to stop."""
+    return bool(_asked.signals)
+
+
 def check(kept: str) -> None:
     """For work that has nothing of its own to save, e.g. between two batches of an evaluation.
 

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
+import multiprocessing
+import threading
+import time
+
 import jax
 import numpy as np
 import pytest
@@ -11,6 +16,7 @@ from data_pipelines.augment import FrameAugmentation, SignalAugmentation
 from data_pipelines.errors import UsageError
 from data_pipelines.loader import PADDING, Shard
 from data_pipelines.normalise import MODES
+from data_pipelines.worker_batches import LostWorker
 from jmt_jax.experiment import make_experiment, open_data
 
 
@@ -106,8 +112,6 @@ def test_evaluation_draws_nothing_random(biovid):
 
 
 def test_worker_processes_give_the_same_batches(stress):
-    import dataclasses
-
     rows = stress.rows["train"]
     inside = _take(stress.loader.train(rows, global_batch_size=8, seed=1), 4)
     loader = dataclasses.replace(stress.loader, num_workers=2)
@@ -116,9 +120,44 @@ def test_worker_processes_give_the_same_batches(stress):
         jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def test_a_recording_without_a_stream_is_masked(biovid):
-    import dataclasses
+def test_a_worker_that_is_killed_ends_the_batches(stress):
+    loader = dataclasses.replace(stress.loader, num_workers=2)
+    others = set(multiprocessing.active_children())
+    batches = loader.train(stress.rows["train"], global_batch_size=8, seed=1)
+    next(batches)
+    for worker in set(multiprocessing.active_children()) - others:
+        worker.kill()
+    with pytest.raises(LostWorker, match="ended abruptly"):
+        for _ in range(100):  # what was loaded before comes first
+            position = batches.get_state()
+            next(batches)
+    assert batches.get_state() == position
 
+
+def test_a_worker_that_is_killed_while_it_starts_is_no_hang(stress):
+    # Grain waits without end for a worker that it has just asked to go on from elsewhere.
+    loader = dataclasses.replace(stress.loader, num_workers=2)
+    position = loader.train(stress.rows["train"], global_batch_size=8, seed=1).get_state()
+    batches = loader.train(stress.rows["train"], global_batch_size=8, seed=1)
+    batches.set_state(position)
+    others = set(multiprocessing.active_children())
+
+    def kill():
+        while not (workers := set(multiprocessing.active_children()) - others):
+            time.sleep(0.01)
+        time.sleep(0.3)
+        for worker in workers:
+            worker.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(LostWorker):
+        next(batches)
+    killer.join()
+    assert batches.get_state() == position
+
+
+def test_a_recording_without_a_stream_is_masked(biovid):
     items = biovid.data.items
     recordings = list(items.recordings)
     row = int(biovid.rows["train"][0])
