@@ -13,8 +13,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import grain
-
 from data_pipelines.errors import BadDataError
 
 _NAME = "grain-process-prefetch"
@@ -31,10 +29,10 @@ class WorkerBatches(Iterator[Any]):
     """Wraps an endless iterator of Grain's.
 
     Args:
-      batches: The iterator; its workers start with the first batch.
+      batches: The iterator, with ``get_state`` and ``set_state``; its workers start with the first batch.
     """
 
-    def __init__(self, batches: grain.DatasetIterator) -> None:
+    def __init__(self, batches: Any) -> None:
         self._batches = batches
         self._others = _workers()
         self._own: set[int] = set()
