@@ -19,6 +19,11 @@ _NAME = "grain-process-prefetch"
 _LOOK_EVERY_SECONDS = 0.1
 # Workers that have all ended before they were ever seen are missed for so long.
 _START_SECONDS = 20.0
+_GRAIN_SAYS = "Worker process was terminated unexpectedly"
+_LOST = (
+    "a loader worker ended abruptly: it was killed, maybe for want of memory, or its decoder crashed; run "
+    "the same command again, with a smaller data.loader_workers if it happens again"
+)
 
 
 class LostWorker(BadDataError):
@@ -36,7 +41,7 @@ class WorkerBatches(Iterator[Any]):
         self._batches = batches
         self._others = _workers()
         self._own: set[int] = set()
-        self._state = batches.get_state()
+        self._position = batches.get_state()
 
     def __next__(self) -> Any:
         """The next batch.
@@ -44,27 +49,21 @@ class WorkerBatches(Iterator[Any]):
         Raises:
           LostWorker: A worker has ended; `get_state` still gives the position of the batch before.
         """
-        self._state = self._batches.get_state()
         coming: concurrent.futures.Future[Any] = concurrent.futures.Future()
         # A thread that may wait for ever must not hold up the program's end, as an executor's would.
         threading.Thread(target=self._load, args=(coming,), daemon=True).start()
         started = time.monotonic()
-        while True:
-            try:
-                batch = coming.result(timeout=_LOOK_EVERY_SECONDS)
-            except concurrent.futures.TimeoutError:
-                if not self._has_lost_one(time.monotonic() - started):
-                    continue
-                problem = None
-            except RuntimeError as error:  # Grain's, of a worker that it saw end
-                problem = error
-            else:
-                self._state = None
-                return batch
-            raise LostWorker(
-                "a loader worker ended abruptly: it was killed, maybe for want of memory, or its decoder "
-                "crashed; run the same command again, with a smaller data.loader_workers if it happens again"
-            ) from problem
+        while not concurrent.futures.wait([coming], timeout=_LOOK_EVERY_SECONDS).done:
+            if self._has_lost_one(time.monotonic() - started):
+                raise LostWorker(_LOST)
+        try:
+            batch = coming.result()
+        except RuntimeError as error:
+            if _GRAIN_SAYS in str(error):
+                raise LostWorker(_LOST) from error
+            raise
+        self._position = self._batches.get_state()
+        return batch
 
     def _load(self, coming: concurrent.futures.Future[Any]) -> None:
         try:
@@ -74,12 +73,12 @@ class WorkerBatches(Iterator[Any]):
 
     def get_state(self) -> dict[str, Any]:
         """The position after the last batch that was handed out."""
-        return self._batches.get_state() if self._state is None else self._state
+        return self._position
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from a position of `get_state`."""
         self._batches.set_state(state)
-        self._state = state
+        self._position = state
 
     def _has_lost_one(self, waited_seconds: float) -> bool:
         alive = _workers() - self._others

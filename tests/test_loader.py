@@ -16,7 +16,7 @@ from data_pipelines.augment import FrameAugmentation, SignalAugmentation
 from data_pipelines.errors import UsageError
 from data_pipelines.loader import PADDING, Shard
 from data_pipelines.normalise import MODES
-from data_pipelines.worker_batches import LostWorker
+from data_pipelines.worker_batches import LostWorker, WorkerBatches
 from jmt_jax.experiment import make_experiment, open_data
 
 
@@ -155,6 +155,19 @@ def test_a_worker_that_is_killed_while_it_starts_is_no_hang(stress):
         next(batches)
     killer.join()
     assert batches.get_state() == position
+
+
+@pytest.mark.parametrize("error", [TimeoutError("the disk is away"), RuntimeError("a broken file")])
+def test_an_error_of_loading_is_no_lost_worker(error):
+    class Failing:
+        def get_state(self):
+            return {}
+
+        def __next__(self):
+            raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        next(WorkerBatches(Failing()))
 
 
 def test_a_recording_without_a_stream_is_masked(biovid):
