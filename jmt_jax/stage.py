@@ -244,14 +244,12 @@ class Stage:
     def _next_batch(self, state: TrainState, step: int) -> Any:
         try:
             return next(self._batches)
-        except LostWorker as lost:
+        except LostWorker:
             # All processes save together, and the others do not know of it.
             if jax.process_count() == 1:
-                if self._saved_step != step:
-                    self._save(state, step)
-                self._checkpoints.finish()
                 if stop.heard():
-                    raise Interrupted(f"stage {self._name} is saved at step {step}; {stop.GO_ON}") from lost
+                    self._save_and_leave(state, step)
+                self._save_here(state, step)
             raise
 
     def _evaluate_and_save(self, state: TrainState, step: int, eval_step: Any, clock: logging.Clock) -> None:
@@ -288,11 +286,15 @@ class Stage:
         self._checkpoints.save(self._runtime.single(state), progress)
         self._saved_step = step
 
-    def _save_and_leave(self, state: TrainState, step: int) -> NoReturn:
-        """Saves where we are, unless that is on disk already, and ends the program."""
+    def _save_here(self, state: TrainState, step: int) -> None:
+        """Returns when where we are is on disk."""
         if self._saved_step != step:
             self._save(state, step)
         self._checkpoints.finish()
+
+    def _save_and_leave(self, state: TrainState, step: int) -> NoReturn:
+        """Saves where we are, and ends the program."""
+        self._save_here(state, step)
         at = f"{step} of {self._total_steps}"
         raise Interrupted(f"stage {self._name} is saved at step {at}; {stop.GO_ON}")
 
