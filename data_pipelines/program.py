@@ -29,14 +29,9 @@ def run(main: Callable[[], int]) -> NoReturn:
     for number in SIGNALS:
         signal.signal(number, signal.default_int_handler)
     code = main()
-    hear_nothing_more()
-    sys.exit(code)
-
-
-def hear_nothing_more() -> None:
-    """Ignores `SIGNALS` from here to the end of the process."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def begin_worker(index: int = 0, count: int = 1) -> None:

@@ -39,8 +39,8 @@ class Checkpoints:
     """
 
     def __init__(self, directory: epath.PathLike, *, read_only: bool = False) -> None:
-        is_remote = addresses.is_remote(str(directory))
-        self._directory = addresses.path_of(str(directory)) if is_remote else epath.Path(directory).resolve()
+        path = addresses.path_of(str(directory))
+        self._directory = path if addresses.is_remote(str(directory)) else path.resolve()
         self._read_only = read_only
         self._verified: dict[int, str] = {}
         self._under_way: int | None = None
@@ -166,14 +166,15 @@ class Checkpoints:
         Raises:
           BadDataError: It is damaged, gone or of another model.
         """
+        like_beside = _beside_variables(like)
         wanted = {
             _VARIABLES: ocp.args.StandardRestore(_abstract(like.evaluated_variables)),
-            _OPTIMIZER: ocp.args.StandardRestore(_abstract(packing.shapes(_beside_variables(like)))),
+            _OPTIMIZER: ocp.args.StandardRestore(_abstract(packing.shapes(like_beside))),
             _PROGRESS: ocp.args.JsonRestore(),
         }
         restored = self._restore(step, wanted)
         variables = restored[_VARIABLES]
-        beside = self._unpack(step, restored[_OPTIMIZER], _beside_variables(like))
+        beside = self._unpack(step, restored[_OPTIMIZER], like_beside)
         trained, averages = beside.pop("trained", None), None
         if trained is not None:
             averages = {

@@ -36,31 +36,28 @@ class _Copy:
         self.remote, self.local = remote, local
         self._sent: dict[Path, tuple[int, int]] = {}
 
-    def pull(self, below: str = "") -> None:
-        """Copies all files of the store here, but for checkpoints; those of a folder or one file of the run.
+    def address(self, path: Path) -> epath.Path:
+        """What a file or folder here is in the store."""
+        return self.remote / path.relative_to(self.local).as_posix()
 
-        Args:
-          below: That folder or file.
-        """
-        self._pull(self.remote / below if below not in ("", ".") else self.remote)
-
-    def _pull(self, path: epath.Path) -> None:
-        if path.is_dir():
-            for entry in path.iterdir():
+    def pull(self, path: Path) -> None:
+        """Copies a file, or all files of a folder but for checkpoints, from the store here."""
+        there = self.address(path)
+        if there.is_dir():
+            for entry in there.iterdir():
                 if entry.name != _CHECKPOINTS:
-                    self._pull(entry)
-        elif path.exists():
-            here = self.local / path.relative_to(self.remote)
-            here.parent.mkdir(parents=True, exist_ok=True)
-            here.write_bytes(path.read_bytes())
-            self._sent[here] = _state(here)
+                    self.pull(path / entry.name)
+        elif there.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(there.read_bytes())
+            self._sent[path] = _state(path)
 
     def push(self) -> None:
         """Copies to the store what has changed here since the last time."""
         for path in sorted(self.local.rglob("*")):
             if path.is_file() and not path.name.startswith(".") and self._sent.get(path) != _state(path):
                 state = _state(path)
-                there = self.remote / path.relative_to(self.local).as_posix()
+                there = self.address(path)
                 there.parent.mkdir(parents=True, exist_ok=True)
                 there.write_bytes(path.read_bytes())
                 self._sent[path] = state
@@ -79,22 +76,19 @@ def open_folder(text: str) -> Path:
         return Path(text)
     copy = _Copy(addresses.path_of(text), Path(tempfile.mkdtemp(prefix="jmt_run_")))
     atexit.register(shutil.rmtree, copy.local, ignore_errors=True)
-    copy.pull()
+    copy.pull(copy.local)
     _copies[copy.local] = copy
     return copy.local
 
 
 def checkpoints(folder: Path, stage: str) -> epath.Path:
     """Where a run, or one of its folds, keeps the checkpoints of a stage."""
-    copy = _copy_of(folder)
-    whole = epath.Path(folder) if copy is None else copy.remote / folder.relative_to(copy.local).as_posix()
-    return whole / _CHECKPOINTS / stage
+    return _address(folder) / _CHECKPOINTS / stage
 
 
 def named(path: Path) -> str:
     """A run's file or folder as people find it: the address, where the run is in a store."""
-    copy = _copy_of(path)
-    return str(path if copy is None else copy.remote / path.relative_to(copy.local).as_posix())
+    return str(_address(path))
 
 
 def push(folder: Path) -> None:
@@ -115,7 +109,7 @@ def pushed(folder: Path) -> Iterator[None]:
 def fetch(path: Path) -> None:
     """Brings a file, or all of a folder, from the store, as it is there now; where the run is in one."""
     if (copy := _copy_of(path)) is not None:
-        copy.pull(path.relative_to(copy.local).as_posix())
+        copy.pull(path)
 
 
 def share(folder: Path) -> None:
@@ -124,6 +118,11 @@ def share(folder: Path) -> None:
     wait_for_all(f"files of {folder.name}")
     if jax.process_index() != 0:
         fetch(folder)
+
+
+def _address(path: Path) -> epath.Path:
+    copy = _copy_of(path)
+    return epath.Path(path) if copy is None else copy.address(path)
 
 
 def _copy_of(path: Path) -> _Copy | None:

@@ -12,7 +12,7 @@ from typing import Any
 from etils import epath
 
 from data_pipelines.errors import BadDataError, UsageError
-from jmt_jax import addresses
+from jmt_jax import addresses, run_folder
 
 # What a stream's stage does not depend on.
 _FREE = (
@@ -60,8 +60,8 @@ def find(config: Any, stage: str, fold: int, seed: int) -> epath.Path | None:
             "--config.training.backbones_from="
         )
     folds, seeds = theirs["protocol"]["folds"], theirs["seeds"]
-    of_several = fold_folder(source, fold, seed) / "checkpoints" / stage
-    alone = source / "checkpoints" / stage
+    of_several = run_folder.checkpoints(fold_folder(source, fold, seed), stage)
+    alone = run_folder.checkpoints(source, stage)
     if of_several.is_dir():
         return of_several
     if alone.is_dir() and seeds == [seed] and folds in ([fold], []):

@@ -34,7 +34,7 @@ def wait_for(path: Path) -> None:
     Raises:
       Interrupted: A signal came first.
     """
-    logging.info(f"waiting for {path}")
+    logging.info(f"waiting for {run_folder.named(path)}")
     while not _is_there(path):
         stop.check("nothing has been evaluated yet")
         time.sleep(_POLL_SECONDS)
