@@ -182,24 +182,22 @@ def test_2_x_2_1_x_4_and_4_x_1_give_the_same_losses(cache_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_processes_and_back(cache_dir, tmp_path):
+@pytest.mark.parametrize(
+    ("whole", "stops", "epochs", "validation"),
+    [
+        pytest.param((2, 2), [(2, 2, 2), (1, 4, 8)], 40, 1e-5, id="processes"),
+        # A sum in another order changes the biases before batch norms, whose gradient is all rounding; batch
+        # statistics take that out again, the running ones of validation follow later.
+        pytest.param((1, 2), [(2, 2, 2)], 20, 1e-3, id="devices"),
+    ],
+)
+def test_a_run_goes_on_with_another_number_and_back(cache_dir, tmp_path, whole, stops, epochs, validation):
     options = ["--config=configs/biovid.py", *tiny.arguments("biovid", cache_dir), *_JOINT]
-    options += ["--config.training.joint.epochs=40", "--config.training.joint.eval_every_epochs=4.0"]
-    expected, workdir = _run(2, 2, tmp_path / "whole", options), tmp_path / "changing"
-    _stop(2, 2, workdir, options, rows=2)
-    _stop(1, 4, workdir, options, rows=8)
-    _assert_close(expected, _run(2, 2, workdir, options))
-
-
-@pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_devices(cache_dir, tmp_path):
-    options = ["--config=configs/biovid.py", *tiny.arguments("biovid", cache_dir), *_JOINT]
-    options += ["--config.training.joint.epochs=20", "--config.training.joint.eval_every_epochs=4.0"]
-    expected, workdir = _run(1, 2, tmp_path / "whole", options), tmp_path / "changing"
-    _stop(2, 2, workdir, options, rows=2)
-    # A sum in another order changes the biases before batch norms, whose gradient is all rounding; batch
-    # statistics take that out again, the running ones of validation follow later.
-    _assert_close(expected, _run(1, 2, workdir, options), validation=1e-3)
+    options += [f"--config.training.joint.epochs={epochs}", "--config.training.joint.eval_every_epochs=4.0"]
+    expected, workdir = _run(*whole, tmp_path / "whole", options), tmp_path / "changing"
+    for processes, devices, rows in stops:
+        _stop(processes, devices, workdir, options, rows)
+    _assert_close(expected, _run(*whole, workdir, options), validation=validation)
 
 
 @pytest.mark.slow
