@@ -134,7 +134,7 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
         "blocks": (1, 1, 1),
     }
     config.model.fusion_weights = ""  # a file of jmt_jax.convert: what the fusion and the head start from
-    config.model.fusion = "jmt"  # or any of those that have options below
+    config.model.fusion = "jmt"  # or any of those that have options below; vanilla_matched has jmt's
     config.model.jmt = {
         "dim": 64,
         "hidden_dim": 64,
@@ -147,7 +147,6 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config.model.concat = {"dim": 64}
     config.model.unimodal = {}
     config.model.vanilla = {"dim": 64, "hidden_dim": 64, "num_heads": 1, "num_layers": 1, "output": "fc"}
-    config.model.vanilla_matched = dict(config.model.jmt)  # of the JMT whose parameters it has
     config.model.late = {"dim": 64, "hidden": (64,), "dropout": 0.1}
     config.model.bottleneck = {
         "dim": 64,
@@ -230,7 +229,6 @@ def _paper(config: config_dict.ConfigDict) -> None:
     }
     config.model.concat = {"dim": 512}
     config.model.vanilla = {**wide, "num_heads": 1, "num_layers": 1, "output": "fc"}
-    config.model.vanilla_matched = dict(config.model.jmt)
     config.model.late = {"dim": 512, "hidden": (128,), "dropout": 0.0}
     config.model.bottleneck = {
         **wide,

@@ -124,7 +124,7 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
         "normalization": "batch",
     }
     config.model.fusion_weights = ""  # a file of jmt_jax.convert: what the fusion and the head start from
-    config.model.fusion = "jmt"  # or any of those that have options below
+    config.model.fusion = "jmt"  # or any of those that have options below; vanilla_matched has jmt's
     config.model.jmt = {
         "dim": 64,
         "hidden_dim": 64,
@@ -137,7 +137,6 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config.model.concat = {"dim": 64}
     config.model.unimodal = {}
     config.model.vanilla = {"dim": 64, "hidden_dim": 64, "num_heads": 1, "num_layers": 1, "output": "fc"}
-    config.model.vanilla_matched = dict(config.model.jmt)  # of the JMT whose parameters it has
     config.model.late = {"dim": 64, "hidden": (64,), "dropout": 0.1}
     config.model.bottleneck = {
         "dim": 64,
@@ -207,7 +206,6 @@ def _paper(config: config_dict.ConfigDict) -> None:
     config.model.concat = {"dim": 512}
     wide = {"dim": 512, "hidden_dim": 512, "l2_norm": False}
     config.model.vanilla = {**wide, "num_heads": 1, "num_layers": 1, "output": "concat"}
-    config.model.vanilla_matched = dict(config.model.jmt)
     config.model.late = {"dim": 64, "hidden": (512, 256), "dropout": 0.0, "l2_norm": False}
     config.model.bottleneck = {
         **wide,

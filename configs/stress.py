@@ -107,7 +107,7 @@ def get_config() -> config_dict.ConfigDict:
     config.model.skin_conductance = _backbone(strides=(1, 1))
     config.model.temperature = _backbone(strides=(1, 1))
     config.model.fusion_weights = ""  # a file of jmt_jax.convert: what the fusion and the head start from
-    config.model.fusion = "jmt"  # or any of those that have options below
+    config.model.fusion = "jmt"  # or any of those that have options below; vanilla_matched has jmt's
     config.model.jmt = {
         "dim": 32,
         "hidden_dim": 32,
@@ -121,7 +121,6 @@ def get_config() -> config_dict.ConfigDict:
     config.model.unimodal = {}
     narrow = {"dim": 32, "hidden_dim": 32, "l2_norm": False}
     config.model.vanilla = {**narrow, "num_heads": 1, "num_layers": 1, "output": "fc", "dropout": 0.2}
-    config.model.vanilla_matched = dict(config.model.jmt)  # of the JMT whose parameters it has
     config.model.late = {"dim": 32, "hidden": (32,), "l2_norm": False, "dropout": 0.3}
     config.model.bottleneck = {
         **narrow,

@@ -20,7 +20,7 @@ from data_pipelines.readers.biovid import HOLD_OUT, NON_REACTIVE
 from data_pipelines.source import BLOCK_CACHE_BYTES, DEFAULT_CACHE_BYTES, PreparedSet
 from data_pipelines.tasks import Task, find_task
 from jmt_jax import logging, losses, metrics
-from jmt_jax.models.model import build_model
+from jmt_jax.models.model import OPTIONS_OF, build_model
 
 SAMPLE_WARNING = (
     "These are figures of the built-in sample of synthetic people. They say nothing about {name} or any "
@@ -116,14 +116,15 @@ class Experiment:
             streams, fusion = (stage,), "unimodal"
         else:
             streams, fusion = self.data.streams, config.fusion
-        head = config.get(f"{fusion}_head", config.head)  # unimodal and late have their own
-        if fusion not in config:
+        options = OPTIONS_OF.get(fusion, fusion)
+        head = config.get(f"{options}_head", config.head)  # unimodal and late have their own
+        if options not in config:
             raise UsageError(f"config.model has no options for fusion {fusion!r}; add config.model.{fusion}")
         try:
             return build_model(
                 streams,
                 {stream: self._backbone(stream) for stream in streams},
-                {"name": fusion, **_plain(config[fusion])},
+                {"name": fusion, **_plain(config[options])},
                 {"outputs": self.num_outputs, **_plain(head)},
                 frozen=streams if stage == "fusion" else (),
                 axis_name=axis_name,

@@ -13,6 +13,7 @@ from golden_case import quick_jit
 
 from jmt_jax.models import FUSIONS, build_model, count_parameters
 from jmt_jax.models.fusion import JMT
+from jmt_jax.models.model import OPTIONS_OF
 from jmt_jax.models.vanilla import Vanilla, VanillaMatched
 
 SMALL = {"dim": 8, "hidden_dim": 8}
@@ -302,7 +303,7 @@ def test_every_fusion_has_options_in_every_configuration(arguments):
     inputs = {stream: jax.ShapeDtypeStruct((2, 4, width), jnp.float32) for stream in streams}
     parameters = {}
     for name in set(FUSIONS) - {"unimodal"}:
-        fusion = {"name": name, **config[name].to_dict()}
+        fusion = {"name": name, **config[OPTIONS_OF.get(name, name)].to_dict()}
         head = {"outputs": 2, **config.get(f"{name}_head", config.head).to_dict()}
         model = build_model(streams, dict.fromkeys(streams, {"name": "identity"}), fusion, head)
         logits, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), inputs)

@@ -49,6 +49,8 @@ FUSIONS: dict[str, type[nn.Module]] = {
     "bottleneck": Bottleneck,
     "rjca": RecursiveJointCrossAttention,
 }
+# These have no options of their own: they take those of another, whatever the command line made of them.
+OPTIONS_OF: Mapping[str, str] = {"vanilla_matched": "jmt"}
 HEADS: dict[str, type[nn.Module]] = {"mlp": MLPHead}
 
 

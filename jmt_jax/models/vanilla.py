@@ -14,7 +14,7 @@ from jmt_jax.models.attention import Encoder, MultiHeadAttention
 from jmt_jax.models.fusion import JMT, JOINT, presence, token_order
 from jmt_jax.models.layers import Linear
 from jmt_jax.models.parameters import count_parameters
-from jmt_jax.models.stream_input import StreamInput
+from jmt_jax.models.stream_input import Absent, StreamInput
 
 
 def pair_order(streams: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -119,11 +119,12 @@ class VanillaMatched(nn.Module):
     and a Linear to the width that this JMT puts out, so that the same head follows; then makes the encoders'
     feed-forward parts as wide as it takes for the number of parameters to be equal. Parameters grow linearly
     with that width, so it is solved for, not searched, and hits within half a unit of it: M num_layers
-    (2 dim + 1) / 2 parameters, under one percent in every usable size.
+    (2 dim + 1) / 2 parameters, under one percent in every usable size. Configurations have no options of it:
+    those of `config.model.jmt` are given to it when it is built.
 
     Attributes:
       streams, dim, num_heads, num_layers, l2_norm, dropout, axis_name, dtype: As in `JMT`.
-      hidden_dim, output, output_dim: Of the JMT that is matched.
+      hidden_dim, output, output_dim, absent: Of the JMT that is matched.
     """
 
     streams: tuple[str, ...]
@@ -134,6 +135,7 @@ class VanillaMatched(nn.Module):
     output: Literal["self_attention", "fc", "sequence"] = "self_attention"
     output_dim: int | None = None
     l2_norm: bool = True
+    absent: Absent = "learned"
     dropout: float = 0.0
     axis_name: str | None = None
     dtype: jnp.dtype = jnp.float32
@@ -156,11 +158,11 @@ class VanillaMatched(nn.Module):
         shapes = tuple(widths.items())
         target, least = _count(self._jmt(), shapes), _count(self._vanilla(1, parent=None), shapes)
         per_unit = len(self.streams) * self.num_layers * (2 * self.dim + 1)
-        return 1 + round((target - least) / per_unit)
+        return max(1, 1 + round((target - least) / per_unit))
 
     def _jmt(self) -> JMT:
         shared = (self.streams, self.dim, self.hidden_dim, self.num_heads, self.num_layers)
-        return JMT(*shared, self.output, self.output_dim, parent=None)
+        return JMT(*shared, self.output, self.output_dim, absent=self.absent, parent=None)
 
     def _vanilla(self, hidden_dim: int, **given: object) -> Vanilla:
         tokens = len(token_order(self.streams))
