@@ -200,32 +200,6 @@ def check(split: Split) -> None:
             raise BadDataError(f"{found} (first: {shared[0]}); expected none. Divide by subject.")
 
 
-def shuffle_labels_within_subject(
-    labels: np.ndarray, subjects: Sequence[str], seed: int, mask: np.ndarray | None = None
-) -> np.ndarray:
-    """A control: each subject keeps its labels, but on other rows.
-
-    Args:
-      labels: [N, ...], any dtype. (Row numbers give a permutation, to move labels and their masks alike.)
-      subjects: N names.
-      seed: Draws the order.
-      mask: bool [N]; rows that are False (unlabelled) keep what they hold. None: all rows take part.
-
-    Returns:
-      An array like ``labels``, permuted along the first axis within each subject.
-    """
-    labels = np.asarray(labels)
-    mask = np.ones(len(labels), bool) if mask is None else np.asarray(mask, bool)
-    if mask.shape != (len(labels),) or len(labels) != len(subjects):
-        found = f"{len(labels)} labels, {len(subjects)} subjects, mask {mask.shape}"
-        raise ValueError(f"{found}; expected one of each a row")
-    rows = np.flatnonzero(mask).tolist()
-    shuffled = labels.copy()
-    drawn = sorted(rows, key=lambda row: (subjects[row], _rank("shuffle", seed, str(row))))
-    shuffled[sorted(rows, key=lambda row: subjects[row])] = labels[drawn]
-    return shuffled
-
-
 class _Request(NamedTuple):
     """What a protocol is asked: the arguments of ``make_split``, checked."""
 

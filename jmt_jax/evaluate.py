@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import scipy.special
 
+from data_pipelines import label_shuffle
 from data_pipelines.errors import BadDataError, UsageError
 from data_pipelines.loader import PADDING
 from jmt_jax import (
@@ -166,7 +167,7 @@ def evaluate_run(
     rows = experiment.rows[part]
     logits = predict(experiment, runtime, eval_step, runtime.put_state(variables), rows)
     outcome = Outcome(
-        split={**experiment.split.as_json(), "seed": experiment.seed},
+        split=experiment.split_facts,
         table=make_table(experiment.config, experiment.data, rows, logits),
         controls=control_models.predict_controls(experiment, rows),
         seconds=seconds,
@@ -191,8 +192,7 @@ def load_outcome(experiment: Experiment, workdir: Path, part: str = "test") -> O
         for name in control_models.names(experiment)
     }
     written = results.read(results_path(workdir, part))
-    split = {**experiment.split.as_json(), "seed": experiment.seed}
-    return Outcome(split, table, controls, written["seconds"])
+    return Outcome(experiment.split_facts, table, controls, written["seconds"])
 
 
 def evaluate_checkpoint(
@@ -374,6 +374,12 @@ def _draw(workdir: Path, written: Mapping[str, Any], part: str) -> None:
 def _log_results(written: Mapping[str, Any], part: str, workdir: Path) -> None:
     if written["warning"]:
         logging.warning(written["warning"])
+    for run in written["split"]["parts"]:
+        if "shuffled_labels" in run:
+            logging.info(
+                f"fold {run['fold'] + 1}, seed {run['seed']}: "
+                + label_shuffle.sentence(run["shuffled_labels"])
+            )
     lines = [f"results on the {part} part ({written['protocol']}):"]
     tables = {"": written["metrics"]}
     tables.update({f"{name}: ": variant["metrics"] for name, variant in written["variants"].items()})

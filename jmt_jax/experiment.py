@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipelines import splits
+from data_pipelines import label_shuffle, splits
 from data_pipelines.datasets import default_cache_dir, make_stream_windows, open_dataset
 from data_pipelines.errors import UsageError
 from data_pipelines.items import Grid, ItemTable, make_items
@@ -88,6 +88,7 @@ class Experiment:
         backbones see the streams themselves.
       loss: What training lowers.
       fold, seed: Which.
+      shuffled: What is left of the true labels where ``data.shuffle_labels`` is on, else None.
     """
 
     config: Config
@@ -99,6 +100,13 @@ class Experiment:
     fold: int
     seed: int
     features: Loader | None = None
+    shuffled: Mapping[str, Any] | None = None
+
+    @property
+    def split_facts(self) -> dict[str, Any]:
+        """Who is in which part, under which seed, and what is left of labels that were shuffled; JSON."""
+        shuffled = {"shuffled_labels": self.shuffled} if self.shuffled else {}
+        return {**self.split.as_json(), "seed": self.seed, **shuffled}
 
     @property
     def model_loader(self) -> Loader:
@@ -251,15 +259,8 @@ def open_data(config: Config) -> Data:
         max_cache_bytes=BLOCK_CACHE_BYTES if grid.kind == "frames" else DEFAULT_CACHE_BYTES,
     )
     items = make_items(prepared, task, grid)
-    if config.data.shuffle_labels:
-        if config.data.shuffle_labels != "within_subject":
-            raise UsageError(
-                f"data.shuffle_labels={config.data.shuffle_labels!r}; it is '' or 'within_subject'"
-            )
-        order = splits.shuffle_labels_within_subject(
-            np.arange(len(items)), items.subjects, config.protocol.seed
-        )
-        items = dataclasses.replace(items, labels=items.labels[order], label_mask=items.label_mask[order])
+    if config.data.shuffle_labels not in ("", *label_shuffle.MODES):
+        raise UsageError(f"data.shuffle_labels={config.data.shuffle_labels!r}; it is '' or 'within_subject'")
     return Data(prepared, task, grid, items, streams)
 
 
@@ -290,6 +291,11 @@ def make_experiment(config: Config, data: Data, *, fold: int, seed: int) -> Expe
     if data.has_frames:
         # A sequence without any label teaches nothing.
         rows["train"] = rows["train"][data.items.label_mask[rows["train"]].any((1, 2))]
+    shuffled = None
+    if config.data.shuffle_labels:
+        names = ("shuffle", config.protocol.seed, seed, fold)
+        items, shuffled = label_shuffle.shuffle(data.prepared, data.task, data.grid, data.items, rows, names)
+        data = dataclasses.replace(data, items=items)
     loss = _make_loss(config, data.task)
     training = frozenset(int(number) for number in np.unique(data.items.recording[rows["train"]]))
     windows = {
@@ -299,7 +305,7 @@ def make_experiment(config: Config, data: Data, *, fold: int, seed: int) -> Expe
         for stream in data.streams
     }
     loader = Loader(data.items, windows, config.data.loader_threads, config.data.loader_workers)
-    return Experiment(config, data, split, rows, loader, loss, fold, seed)
+    return Experiment(config, data, split, rows, loader, loss, fold, seed, shuffled=shuffled)
 
 
 def _make_loss(config: Config, task: Task) -> losses.Loss:

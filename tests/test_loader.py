@@ -230,16 +230,6 @@ def test_the_past_does_not_know_the_future(cache_dir):
     assert np.array_equal(before, experiment.loader.load_item(0)["inputs"]["temperature"])
 
 
-def test_shuffled_labels_keep_each_subjects_counts(cache_dir, biovid):
-    config = tiny.shrunk("biovid", cache_dir, data__shuffle_labels="within_subject")
-    shuffled = open_data(config).items
-    plain = biovid.data.items
-    assert shuffled.labels.tolist() != plain.labels.tolist()
-    for subject in set(plain.subjects):
-        mine = plain.subjects == subject
-        assert sorted(shuffled.labels[mine]) == sorted(plain.labels[mine])
-
-
 @given(seed=st.integers(0, 50))
 def test_augmentation_keeps_shape_and_type_and_follows_its_generator(seed):
     frames = np.random.default_rng(0).integers(0, 256, (2, 3, 12, 10, 3), dtype=np.uint8)

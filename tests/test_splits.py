@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from data_pipelines import splits
 from data_pipelines.errors import BadDataError, UsageError
-from data_pipelines.splits import Item, check, make_split, num_folds, shuffle_labels_within_subject
+from data_pipelines.splits import Item, check, make_split, num_folds
 
 
 def people(subjects, clips=4, classes=2):
@@ -184,36 +183,6 @@ def test_three_subjects_do_not_make_two_folds():
 def test_an_id_twice_is_bad_data():
     with pytest.raises(BadDataError, match="'s00-0'"):
         make_split([*people(6), Item("s00-0", "s00", None)], "loso")
-
-
-@settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 1000), rows=st.integers(0, 60))
-def test_shuffled_labels_stay_with_their_subject(seed, rows):
-    rng = random.Random(seed)
-    subjects = [rng.choice("abc") for _ in range(rows)]
-    labels = np.arange(rows * 2).reshape(rows, 2)
-    shuffled = shuffle_labels_within_subject(labels, subjects, seed)
-    np.testing.assert_array_equal(shuffled, shuffle_labels_within_subject(labels, subjects, seed))
-    for subject in "abc":
-        mine = np.array([s == subject for s in subjects], bool)
-        assert sorted(shuffled[mine].tolist()) == sorted(labels[mine].tolist())
-    if rows > 40:
-        assert (shuffled != labels).any()
-
-
-def test_unlabelled_rows_keep_what_they_hold():
-    subjects = np.array(["a", "b"] * 20)
-    mask = np.arange(40) % 5 > 0
-    labels = np.where(mask, np.arange(40), -1)
-    shuffled = shuffle_labels_within_subject(labels, subjects, 0, mask)
-    np.testing.assert_array_equal(shuffled == -1, ~mask)
-    assert sorted(shuffled[subjects == "a"]) == sorted(labels[subjects == "a"])
-    assert (shuffled != labels).any()
-
-
-def test_shuffling_wants_a_subject_a_row():
-    with pytest.raises(ValueError, match="3 labels, 2 subjects"):
-        shuffle_labels_within_subject(np.zeros(3), ["a", "b"], 0)
 
 
 def test_the_split_as_json():
