@@ -20,7 +20,7 @@ from data_pipelines.errors import BadDataError
 from jmt_jax import files
 from jmt_jax.statistics import Interval, Predictions
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PACKAGES = ("jmt-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
@@ -116,7 +116,7 @@ def read(path: Path) -> dict[str, Any]:
     """Reads a ``results.json``.
 
     Raises:
-      BadDataError: It is missing, no JSON, or not of this schema.
+      BadDataError: It is missing, no JSON, of another version, or not of this schema.
     """
     if not path.is_file():
         raise BadDataError(
@@ -128,6 +128,12 @@ def read(path: Path) -> dict[str, Any]:
         raise BadDataError(
             f"{path} is no JSON ({error}); expected results. Run the evaluation again."
         ) from None
+    version = results.get("schema_version", SCHEMA_VERSION) if isinstance(results, dict) else SCHEMA_VERSION
+    if version != SCHEMA_VERSION:
+        raise BadDataError(
+            f"{path} has results of version {version}, expected {SCHEMA_VERSION}: another version of this "
+            "software wrote it. Evaluate the run again, or read it with the version that wrote it."
+        )
     found = problems(results)
     if found:
         raise BadDataError(f"{path} is not of the results schema: {found[0]}. Run the evaluation again.")

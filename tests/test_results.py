@@ -106,8 +106,8 @@ def break_results(path, value):
         (["split", "selection"], "train", "expected one of"),
         (["split", "parts"], [], "has 0 entries"),
         (["seconds"], KeyError, "lacks 'seconds'"),
-        (["schema_version"], 2, "expected 1"),
-        (["schema_version"], True, "expected 1"),
+        (["schema_version"], 1, "expected 2"),
+        (["schema_version"], True, "expected 2"),
         (["protocol"], "", "is empty"),
         (["controls", "time", "description"], KeyError, "lacks 'description'"),
         (["variants", "unsmoothed", "metrics"], KeyError, "lacks 'metrics'"),
@@ -151,6 +151,9 @@ def test_reading_says_what_is_wrong(tmp_path):
         results.read(path)
     path.write_text("{}")
     with pytest.raises(BadDataError, match="lacks 'schema_version'"):
+        results.read(path)
+    path.write_text('{"schema_version": 1, "metrics": {}}')
+    with pytest.raises(BadDataError, match="results of version 1, expected 2.*Evaluate the run again"):
         results.read(path)
 
 
