@@ -79,6 +79,16 @@ class Split:
         return {**facts, "warnings": list(self.warnings)}
 
 
+def fold_words(fold: int, folds: int) -> str:
+    """A fold as logs and messages name it, by the number that ``protocol.folds`` and folders use too.
+
+    Args:
+      fold: From 0.
+      folds: How many there are.
+    """
+    return f"fold {fold} (of 0 to {folds - 1})" if folds > 1 else "fold 0 (the only one)"
+
+
 def num_folds(items: Sequence[Item], protocol: str, folds: int, exclude: Collection[str] = ()) -> int:
     """How many folds ``make_split`` knows for this protocol.
 
@@ -185,7 +195,8 @@ def check(split: Split) -> None:
     paper = split.name == PAPER_PROTOCOL and split.selection == "test"
     for part in ("train", "test") if paper else PARTS:
         if not getattr(split, part):
-            found = f"the {part} part of split {split.name!r} (fold {split.fold}) is empty"
+            which = fold_words(split.fold, split.folds)
+            found = f"the {part} part of split {split.name!r}, {which}, is empty"
             raise BadDataError(f"{found}; expected recordings. Choose another protocol or add subjects.")
     if split.selection != "validation" and not paper:
         found = f"split {split.name!r} chooses its checkpoint on {split.selection!r}"

@@ -15,6 +15,7 @@ import scipy.special
 from data_pipelines import label_shuffle
 from data_pipelines.errors import BadDataError, UsageError
 from data_pipelines.loader import PADDING
+from data_pipelines.splits import fold_words
 from jmt_jax import (
     control_models,
     extract,
@@ -377,7 +378,7 @@ def _log_results(written: Mapping[str, Any], part: str, workdir: Path) -> None:
     for run in written["split"]["parts"]:
         if "shuffled_labels" in run:
             logging.info(
-                f"fold {run['fold'] + 1}, seed {run['seed']}: "
+                f"{fold_words(run['fold'], written['split']['folds'])}, seed {run['seed']}: "
                 + label_shuffle.sentence(run["shuffled_labels"])
             )
     lines = [f"results on the {part} part ({written['protocol']}):"]

@@ -11,9 +11,10 @@ import jax
 
 from data_pipelines.errors import UsageError
 from data_pipelines.loader import Shard
+from data_pipelines.splits import fold_words
 from jmt_jax import evaluate, files, logging, run_folder, stop, watch
 from jmt_jax.distributed import wait_for_all
-from jmt_jax.experiment import Config, Data, make_experiment, num_folds, open_data
+from jmt_jax.experiment import Config, Data, Experiment, make_experiment, num_folds, open_data
 from jmt_jax.runtime import Runtime
 from jmt_jax.train import extract_features, train_and_evaluate
 from jmt_jax.trained_backbones import flat, fold_folder
@@ -43,11 +44,11 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
         experiment = make_experiment(config, data, fold=one.fold, seed=one.seed)
         evaluate.check(experiment)
         if evaluate.results_path(one.folder, part).exists():
-            logging.info(f"fold {one.fold + 1}, seed {one.seed} is finished: {run_folder.named(one.folder)}")
+            logging.info(f"{_words(one, experiment)} is finished: {run_folder.named(one.folder)}")
             written = evaluate.results.read(evaluate.results_path(one.folder, part))
         else:
             if len(runs) > 1:
-                logging.info(f"run {number} of {len(runs)}: fold {one.fold + 1}, seed {one.seed}")
+                logging.info(f"run {number} of {len(runs)}: {_words(one, experiment)}")
             written = train_and_evaluate(config, one.folder, data=data, fold=one.fold, seed=one.seed).results
         run_folder.share(one.folder)
         if jax.process_index() == 0:
@@ -118,6 +119,10 @@ def run_extraction(config: Config, workdir: Path, shard: tuple[int, int] | None)
         logging.info("all features are extracted")
     else:
         logging.info("this shard is done; the one that finishes last puts the features together")
+
+
+def _words(one: _Run, experiment: Experiment) -> str:
+    return f"{fold_words(one.fold, experiment.split.folds)}, seed {one.seed}"
 
 
 def _runs(config: Config, data: Data, workdir: Path) -> list[_Run]:

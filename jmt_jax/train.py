@@ -9,6 +9,7 @@ from typing import Any
 
 from data_pipelines.errors import UsageError
 from data_pipelines.loader import Shard
+from data_pipelines.splits import fold_words
 from jmt_jax import evaluate, logging, report, run_folder, stop, trained_backbones
 from jmt_jax.experiment import Config, Data, Experiment, make_experiment, open_data
 from jmt_jax.runtime import Runtime
@@ -128,8 +129,8 @@ def _log_experiment(experiment: Experiment) -> None:
     if data.warning:
         logging.warning(data.warning)
     logging.info(
-        f"{data.name}, task {data.task.name}, streams {', '.join(data.streams)}; protocol {split.name}, fold "
-        f"{split.fold + 1} of {split.folds}, seed {experiment.seed}"
+        f"{data.name}, task {data.task.name}, streams {', '.join(data.streams)}; protocol {split.name}, "
+        f"{fold_words(split.fold, split.folds)}, seed {experiment.seed}"
     )
     for part, rows in experiment.rows.items():
         logging.info(f"  {part}: {len(rows)} items of {len(set(data.items.subjects[rows]))} subjects")
