@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import optax
 
 from data_pipelines.errors import UsageError
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
+# Endings of the names of the parameters that weight decay is about: what is multiplied with inputs.
+_DECAYED = ("kernel", "direction")
 SCHEDULES = ("constant", "cosine", "step")
 
 
@@ -19,7 +22,8 @@ def make_schedule(options: Mapping[str, Any], total_steps: int, steps_per_epoch:
     Args:
       options: ``learning_rate``; ``schedule`` (constant, cosine to ``learning_rate_floor``, or step: times
         ``decay_factor`` every ``decay_every_epochs``, not below the floor: facts B6); ``warmup_epochs`` of
-        linear rise before it, from which the schedule's epochs count.
+        linear rise before it, from which the schedule's epochs count. The first update has the first step
+        of that rise, not 0: of W updates number n has (n + 1) / W of the learning rate.
       total_steps: Updates of the whole stage.
       steps_per_epoch: Updates of one epoch.
     """
@@ -42,7 +46,8 @@ def make_schedule(options: Mapping[str, Any], total_steps: int, steps_per_epoch:
         main = optax.constant_schedule(peak)
     if not warmup_steps:
         return main
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), main], [warmup_steps])
+    rise = optax.linear_schedule(peak / warmup_steps, peak, max(1, warmup_steps - 1))
+    return optax.join_schedules([rise, main], [warmup_steps])
 
 
 def make_optimizer(options: Mapping[str, Any], schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -53,6 +58,10 @@ def make_optimizer(options: Mapping[str, Any], schedule: optax.Schedule) -> opta
         (added to the gradient for sgd and adam as torch does; decoupled for adamw), ``clip_gradient_norm``
         (0: no clipping).
       schedule: The learning rate.
+
+    Deviation: torch's optimizers decay every parameter that they are given; here it is kernels alone. Biases,
+    scales of norms, and tokens that stand for something absent or shared (``bottleneck``, ``absent``) have no
+    weight to decay. The reference's stages have no decay.
     """
     kind = options["optimizer"]
     decay = options.get("weight_decay", 0.0)
@@ -60,7 +69,7 @@ def make_optimizer(options: Mapping[str, Any], schedule: optax.Schedule) -> opta
     if options.get("clip_gradient_norm", 0.0):
         parts.append(optax.clip_by_global_norm(options["clip_gradient_norm"]))
     if decay and kind != "adamw":
-        parts.append(optax.add_decayed_weights(decay))
+        parts.append(optax.add_decayed_weights(decay, mask=decayed))
     if kind == "sgd":
         parts.append(
             optax.sgd(
@@ -72,7 +81,17 @@ def make_optimizer(options: Mapping[str, Any], schedule: optax.Schedule) -> opta
     elif kind == "adam":
         parts.append(optax.adam(schedule))
     elif kind == "adamw":
-        parts.append(optax.adamw(schedule, weight_decay=decay))
+        parts.append(optax.adamw(schedule, weight_decay=decay, mask=decayed))
     else:
         raise UsageError(f"optimizer={kind!r} is unknown; it is one of {', '.join(OPTIMIZERS)}")
     return optax.chain(*parts)
+
+
+def decayed(params: Any) -> Any:
+    """Which parameters weight decay changes: a tree of bools; True for kernels only."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: _name(path).endswith(_DECAYED), params)
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    """The last name on a path; "" for an array that is the whole tree."""
+    return str(getattr(path[-1], "key", "")) if path else ""
