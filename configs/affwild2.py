@@ -49,7 +49,8 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config.seeds = (0,)
     config.parallelism = "jit"  # or pmap
     config.model_axis_devices = 1  # devices that share one copy of the fusion's wide matrices
-    config.controls = ""
+    # Simple models on the same folds: majority, one_number, linear, and time where recordings are long.
+    config.controls = "majority,one_number,linear"
 
     config.data = config_dict.ConfigDict()
     config.data.name = "affwild2"

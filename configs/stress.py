@@ -68,7 +68,8 @@ def get_config() -> config_dict.ConfigDict:
     config.seeds = (0,)
     config.parallelism = "jit"  # or pmap
     config.model_axis_devices = 1  # devices that share one copy of the fusion's wide matrices
-    config.controls = "logistic_regression,time"
+    # Simple models on the same folds: majority, one_number, linear, and time where recordings are long.
+    config.controls = "majority,one_number,linear,time"
 
     config.data = config_dict.ConfigDict()
     config.data.name = "e4"

@@ -58,7 +58,7 @@ class TargetFrameWindows:
                 "least 1, and no more than there are"
             )
         self._prepared, self._stream, self._grid = prepared, stream, grid
-        self._frames, self._reach = frames, reach_frames
+        self._frames, self.reach_frames = frames, reach_frames
         self._augmentation = augmentation
         spec = prepared.streams[stream]
         self.shape = (grid.tokens, frames, spec.height, spec.width, 3)
@@ -73,7 +73,7 @@ class TargetFrameWindows:
         real = targets[targets != PADDING]
         if not len(real):
             return nothing
-        first = max(int(real.min()) - self._reach + 1, 0)
+        first = max(int(real.min()) - self.reach_frames + 1, 0)
         if first >= len(recording.annotation.times_seconds):
             return nothing
         seen = usable_frames(self._prepared, recording, self._stream, self._grid, first, int(real.max()))
@@ -81,7 +81,7 @@ class TargetFrameWindows:
             targets.astype(np.int64) + 1,
             seen.numbers,
             frames_per_token=self._frames,
-            reach_frames=self._reach,
+            reach_frames=self.reach_frames,
         )
         mask = (numbers[:, -1] != windows.NO_FRAME) & (targets != PADDING)
         if not mask.any():
@@ -189,7 +189,7 @@ class LogMelWindows:
             return spectrograms, mask
         rows = self._signal.rows_of(recording)
         rate, _ = self._signal.clock(rows)
-        begin, end = self._spans(recording, targets[mask])
+        begin, end = self.spans(recording, targets[mask])
         waves, heard = self._signal.gather_trailing(rows, rate, begin, end, self._samples)
         mask[mask] = heard
         maker = spectrogram.MelPower(self._samples, rate, **self._options)
@@ -210,9 +210,9 @@ class LogMelWindows:
         """
         rows = self._signal.rows_of(recording)
         rate, _ = self._signal.clock(rows)
-        return self._signal.gather_trailing(rows, rate, *self._spans(recording, targets), self._samples)
+        return self._signal.gather_trailing(rows, rate, *self.spans(recording, targets), self._samples)
 
-    def _spans(self, recording: Recording, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def spans(self, recording: Recording, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """First and last sample (not in it) of the sound of these rows, int64 [N] each."""
         clock = recording.annotation.times_seconds
         rate, first = self._signal.clock(self._signal.rows_of(recording))
@@ -228,7 +228,7 @@ class LogMelWindows:
         known = self._recordings_share.get(recording.id)
         if known is None:
             every = np.arange(len(recording.annotation.times_seconds))
-            known = can_share(self._spans(recording, every)[1], self._options["hop_samples"])
+            known = can_share(self.spans(recording, every)[1], self._options["hop_samples"])
             self._recordings_share[recording.id] = known
         return known
 

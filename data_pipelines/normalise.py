@@ -21,6 +21,7 @@ MODES: Mapping[str, str] = {
     "subject": "z-scores with the mean and deviation of all of the subject's recordings; this looks ahead",
     "subject_past": "z-scores with the moments of the same recording's past, up to the window's end",
 }
+LOSES_LEVEL = frozenset({"window", "centred"})
 LOOKS_AHEAD = frozenset({"subject"})
 _SMALLEST_DEVIATION = 1e-6
 

@@ -15,7 +15,7 @@ from data_pipelines import windows
 from data_pipelines.augment import FrameAugmentation, SignalAugmentation
 from data_pipelines.errors import BadDataError, UsageError
 from data_pipelines.items import Grid
-from data_pipelines.normalise import Normaliser
+from data_pipelines.normalise import LOSES_LEVEL, Normaliser
 from data_pipelines.recording import Recording
 from data_pipelines.source import PreparedSet
 
@@ -147,8 +147,8 @@ class SignalWindows:
         self._columns = [spec.channels.index(name) for name in channels] or list(range(len(spec.channels)))
         self._least_present, self._presence_channel = least_present, presence_channel
         self._augmentation = augmentation or SignalAugmentation()
-        self.channel_count = len(self._columns)
-        width = self.channel_count + presence_channel
+        self.channel_names = tuple(spec.channels[column] for column in self._columns)
+        width = len(self._columns) + presence_channel
         if grid.kind == "clip":
             if samples < 1:
                 raise UsageError(f"stream {stream!r} needs the window's length in samples, got {samples}")
@@ -174,12 +174,22 @@ class SignalWindows:
             values = np.concatenate([values, present[..., None].astype(np.float32)], -1)
         return values, present.mean(-1) >= self._least_present
 
-    def signal(self, recording: Recording, moment: Moment) -> np.ndarray:
-        """The item's whole signal in one piece, normalised: float32 [T, C], NaN where missing."""
-        return self._samples(recording, moment, 1, self._grid.window_seconds, 0.0)[0]
+    def level(self, recording: Recording, moment: Moment) -> np.ndarray:
+        """The item's whole signal in one piece, with its level: float32 [T, C], NaN where missing.
+
+        Normalised as the network's, unless that takes away every window's own mean.
+        """
+        normalise = self._normalise.mode not in LOSES_LEVEL
+        return self._samples(recording, moment, 1, self._grid.window_seconds, 0.0, normalise)[0]
 
     def _samples(
-        self, recording: Recording, moment: Moment, tokens: int, window_seconds: float, shift_seconds: float
+        self,
+        recording: Recording,
+        moment: Moment,
+        tokens: int,
+        window_seconds: float,
+        shift_seconds: float,
+        normalise: bool = True,
     ) -> np.ndarray:
         """Normalised windows [tokens, T, C], NaN where missing; a clip has one window whatever is asked."""
         rows = self._signal.rows_of(recording)
@@ -193,7 +203,9 @@ class SignalWindows:
             indices = windows.trailing_samples(ends, window_seconds, first, rate)
             end_seconds = float(ends[-1])
         values = self._signal.gather(rows, rate, indices)
-        return self._normalise(values, moment.recording, end_seconds)[..., self._columns]
+        if normalise:
+            values = self._normalise(values, moment.recording, end_seconds)
+        return values[..., self._columns]
 
 
 class StoredSignal:

@@ -2,49 +2,132 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import scipy.optimize
 import scipy.special
 
+from data_pipelines import label_draws
 
-def window_features(
-    values: np.ndarray | Sequence[np.ndarray], mask: np.ndarray | None = None, rate_hz: float = 1.0
-) -> np.ndarray:
-    """The mean, the standard deviation and the slope of every channel in every window.
+PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Weights of half the squared norm of the coefficients, for each training row, that are tried."""
+_PENALTY_WITHOUT_CHOICE = 1e-2
+_INNER_FOLDS = 5
+# What a probability of 0 costs: the logarithm of this.
+_SMALLEST_PROBABILITY = 1e-6
+
+
+def inner_folds(subjects: np.ndarray) -> np.ndarray:
+    """Up to five folds of training rows, by subject, the same for every fit: int [N].
 
     Args:
-      values: float [N, T, C], or N arrays [T_i, C]; NaN where a sample is missing.
-      mask: bool [N, T] or [N, T, C]; False where a sample is missing. None (a list of arrays has no other
-        choice): only NaN is missing.
-      rate_hz: Samples a second, for the slope's unit.
+      subjects: N names or numbers.
+    """
+    names, index = np.unique(np.asarray(subjects), return_inverse=True)
+    order = sorted(range(len(names)), key=lambda number: label_draws.rank("inner fold", names[number]))
+    fold = np.empty(len(names), np.int64)
+    fold[order] = np.arange(len(names)) % _INNER_FOLDS
+    return fold[index]
+
+
+def penalised_logistic_regression(
+    train_x: np.ndarray, train_y: np.ndarray, subjects: np.ndarray, test_x: np.ndarray, num_classes: int
+) -> tuple[np.ndarray, float]:
+    """``logistic_regression`` with the penalty that predicts training subjects best from the others.
+
+    Args:
+      train_x, train_y, test_x, num_classes: As there.
+      subjects: N, whose each training row is.
 
     Returns:
-      float64 [N, 3 C]: C means, C population deviations, C least-squares slopes per second. NaN where there
-      is nothing to tell: no sample (all three), one sample (slope).
+      Probabilities float64 [M, K], and the chosen weight, one of `PENALTIES` for each training row. Of equals
+      the larger; with one subject there is no choice, it is 0.01.
     """
-    if isinstance(values, np.ndarray):
-        if mask is not None:
-            mask = np.asarray(mask, bool)
-            values = np.where(mask if mask.ndim == 3 else mask[..., None], values, np.nan)
-    elif mask is not None:
-        raise ValueError("a mask beside a list of windows; expected NaN where a sample is missing")
-    return np.stack([_one_window(np.asarray(window, np.float64), rate_hz) for window in values])
+    folds = inner_folds(subjects)
+    chosen = _PENALTY_WITHOUT_CHOICE
+    if folds.max(initial=0) > 0:
+        losses = dict.fromkeys(PENALTIES, 0.0)
+        for fold in np.unique(folds):
+            held, kept = folds == fold, folds != fold
+            for penalty in PENALTIES:
+                l2 = penalty * kept.sum()
+                found = logistic_regression(train_x[kept], train_y[kept], train_x[held], num_classes, l2)
+                truth = found[np.arange(held.sum()), train_y[held]]
+                losses[penalty] -= np.log(np.maximum(truth, _SMALLEST_PROBABILITY)).sum()
+        chosen = min(reversed(PENALTIES), key=lambda penalty: round(losses[penalty], 6))
+    found = logistic_regression(train_x, train_y, test_x, num_classes, chosen * len(train_y))
+    return found, chosen
 
 
-def _one_window(window: np.ndarray, rate_hz: float) -> np.ndarray:
-    present = np.isfinite(window)
-    count = present.sum(axis=0)
-    times = np.where(present, (np.arange(len(window)) / rate_hz)[:, None], 0.0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(present, window, 0.0).sum(axis=0) / count
-        centred = np.where(present, window - mean, 0.0)
-        deviation = np.sqrt((centred**2).sum(axis=0) / count)
-        times = np.where(present, times - times.sum(axis=0) / count, 0.0)
-        slope = (times * centred).sum(axis=0) / (times**2).sum(axis=0)
-    return np.concatenate([mean, deviation, slope])
+def ridge(
+    train_x: np.ndarray, train_y: np.ndarray, subjects: np.ndarray, test_x: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Ridge regression of one value, spread as training labels are.
+
+    Features as in ``logistic_regression``; the penalty is chosen as there, by squared error. A penalty draws
+    predictions to the mean, which costs CCC though it helps the error: they are stretched about it until they
+    deviate as the training labels do.
+
+    Args:
+      train_x: float [N, D].
+      train_y: float [N].
+      subjects: N, whose each training row is.
+      test_x: float [M, D].
+
+    Returns:
+      Predictions float64 [M], and the chosen weight for each training row.
+    """
+    train, test = _standardise(np.asarray(train_x, np.float64), np.asarray(test_x, np.float64))
+    mean = train_y.mean()
+    target, folds = train_y - mean, inner_folds(subjects)
+    # An intercept of its own, since a fold's rows are not centred.
+    design = np.concatenate([np.ones((len(train), 1)), train], axis=1)
+    penalised = np.diag(np.r_[0.0, np.ones(train.shape[1])])
+    parts = [design[folds == fold] for fold in np.unique(folds)]
+    targets = [target[folds == fold] for fold in np.unique(folds)]
+    squares = [part.T @ part for part in parts]
+    products = [part.T @ own for part, own in zip(parts, targets, strict=True)]
+    square, product = sum(squares), sum(products)
+
+    def solved(square: np.ndarray, product: np.ndarray, penalty: float) -> np.ndarray:
+        return np.linalg.lstsq(square + penalty * square[0, 0] * penalised, product, rcond=None)[0]
+
+    chosen = _PENALTY_WITHOUT_CHOICE
+    if len(parts) > 1:
+        errors = dict.fromkeys(PENALTIES, 0.0)
+        for own_square, own_product in zip(squares, products, strict=True):
+            for penalty in PENALTIES:
+                found = solved(square - own_square, product - own_product, penalty)
+                errors[penalty] += found @ own_square @ found - 2 * found @ own_product
+        chosen = min(reversed(PENALTIES), key=lambda penalty: round(errors[penalty], 9))
+    found = solved(square, product, chosen)
+    fitted = design @ found
+    stretch = target.std() / fitted.std() if fitted.std() > 1e-9 else 0.0
+    return mean + stretch * (test @ found[1:] + found[0] - fitted.mean()), chosen
+
+
+def line(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray) -> np.ndarray:
+    """One number drawn onto the labels' scale: its sign, mean and deviation are those of training.
+
+    That is the line of the highest CCC on the training rows. A missing number (NaN) predicts their mean.
+
+    Args:
+      train_x: float [N].
+      train_y: float [N].
+      test_x: float [M].
+
+    Returns:
+      float64 [M].
+    """
+    known = np.isfinite(train_x)
+    x, y = train_x[known].astype(np.float64), train_y[known].astype(np.float64)
+    deviation = x.std() if len(x) else 0.0
+    if deviation <= 1e-12:
+        return np.full(len(test_x), train_y.mean())
+    sign = np.sign(np.mean((x - x.mean()) * (y - y.mean())))
+    found = y.mean() + sign * y.std() * (test_x - x.mean()) / deviation
+    return np.where(np.isfinite(test_x), found, train_y.mean())
 
 
 def time_features(

@@ -47,13 +47,13 @@ class Outcome:
     Attributes:
       split: The split as JSON values, with the seed.
       table: The model's predictions.
-      controls: Name to the predictions of a control on the same rows.
+      controls: Name to what a control says of the same rows.
       seconds: Part of the run to its wall-clock time.
     """
 
     split: dict[str, Any]
     table: Predictions
-    controls: Mapping[str, Predictions]
+    controls: Mapping[str, control_models.Control]
     seconds: Mapping[str, float]
 
 
@@ -176,8 +176,7 @@ def evaluate_run(
     if runtime.is_main:
         names = experiment.data.task.outputs
         results.save_predictions(workdir / "predictions" / f"{part}.csv", outcome.table, names)
-        for name, table in outcome.controls.items():
-            results.save_predictions(workdir / "predictions" / f"{part}_{name}.csv", table, names)
+        control_models.save(workdir / "predictions", part, outcome.controls, names)
         if experiment.data.has_frames:
             frame_tables.write(experiment, rows, logits, outcome.table, workdir, part)
     return summarise(
@@ -188,11 +187,9 @@ def evaluate_run(
 def load_outcome(experiment: Experiment, workdir: Path, part: str = "test") -> Outcome:
     """The outcome of a finished run, from its files."""
     table, _ = results.load_predictions(workdir / "predictions" / f"{part}.csv")
-    controls = {
-        name: results.load_predictions(workdir / "predictions" / f"{part}_{name}.csv")[0]
-        for name in control_models.names(experiment)
-    }
     written = results.read(results_path(workdir, part))
+    wanted = control_models.names(experiment)
+    controls = control_models.load(workdir / "predictions", part, wanted, written)
     return Outcome(experiment.split_facts, table, controls, written["seconds"])
 
 
@@ -273,17 +270,8 @@ def summarise(
     if data.has_frames:
         runs, variants = frame_tables.headline_and_variants(config, metric, runs, draws)
     found = statistics.subject_bootstrap(metric, runs, **draws)
-    controls, differences = {}, {}
-    for name in outcomes[0].controls:
-        control_runs = [statistics.join([o.controls[name] for o in group]) for group in by_seed.values()]
-        controls[name] = (
-            control_models.DESCRIPTIONS[name],
-            statistics.subject_bootstrap(metric, control_runs, **draws),
-        )
-        for unit in ("pooled", "subject"):
-            differences[f"model - {name} ({unit})"] = statistics.paired_difference(
-                metric, runs, control_runs, unit=unit, **draws
-            )
+    said = [[outcome.controls for outcome in group] for group in by_seed.values()]
+    controls, differences = control_models.summarise(config, data, said, metric, runs, draws)
     written = results.build(
         data=_facts(data, config),
         splits=[outcome.split for outcome in outcomes],

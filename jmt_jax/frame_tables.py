@@ -57,20 +57,31 @@ def make_table(data: Data, rows: np.ndarray, logits: np.ndarray, chosen: FrameOp
       The recordings one after the other, frames ascending; labels are the frames' own annotations.
     """
     numbers, stitched = _stitch(data, rows, logits)
+    return table_of_values(data, numbers, frames.clip(stitched.values, chosen.value_range))
+
+
+def table_of_values(data: Data, numbers: np.ndarray, values: np.ndarray) -> Predictions:
+    """The same table of values that are there for every frame.
+
+    Args:
+      data: The data set.
+      numbers: Of the recordings, ascending.
+      values: float [N, A], all frames of the first recording, of the second, and so on.
+    """
     labels, masks, names, subjects, times = [], [], [], [], []
     for number in numbers:
         recording = data.items.recordings[number]
-        values, mask = data.task.labels(recording.annotation)
-        labels.append(np.where(mask, values, np.nan))
+        found, mask = data.task.labels(recording.annotation)
+        labels.append(np.where(mask, found, np.nan))
         masks.append(mask)
-        names += [recording.id] * len(values)
-        subjects += [recording.subject] * len(values)
+        names += [recording.id] * len(found)
+        subjects += [recording.subject] * len(found)
         times.append(recording.annotation.times_seconds)
     return Predictions(
         subjects=tuple(subjects),
         recordings=tuple(names),
         labels=np.concatenate(labels),
-        outputs=frames.clip(stitched.values, chosen.value_range).astype(np.float32),
+        outputs=values.astype(np.float32),
         mask=np.concatenate(masks),
         times_seconds=np.concatenate(times),
     )

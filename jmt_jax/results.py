@@ -12,7 +12,7 @@ import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,20 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 }
 
 
+class Control(NamedTuple):
+    """A simple model on the same folds.
+
+    Attributes:
+      description: What it is.
+      metrics: Name to interval.
+      runs: What was chosen for it, an entry each fold and seed.
+    """
+
+    description: str
+    metrics: Mapping[str, Interval]
+    runs: Sequence[Mapping[str, Any]] = ()
+
+
 def build(
     *,
     data: Mapping[str, Any],
@@ -45,7 +59,7 @@ def build(
     seconds: Mapping[str, float],
     config: Mapping[str, Any],
     confusion_matrix: Mapping[str, Any] | None = None,
-    controls: Mapping[str, tuple[str, Mapping[str, Interval]]] | None = None,
+    controls: Mapping[str, Control] | None = None,
     variants: Mapping[str, tuple[str, Mapping[str, Interval]]] | None = None,
     unit: str = "subject",
     paired_differences: Mapping[str, Mapping[str, Interval]] | None = None,
@@ -63,7 +77,7 @@ def build(
       seconds: Part of the run to its wall-clock time.
       config: The whole configuration.
       confusion_matrix: ``{"classes": names, "counts": K x K}``, a row for each label; None for regression.
-      controls: Name to (what it is, its metrics).
+      controls: Name to a simple model on the same folds.
       variants: Name to (what it is, the metrics): the same predictions in another way.
       unit: What the intervals draw and ``per_subject`` lists: ``subject``, or ``recording`` (videos).
       paired_differences: Name to the differences, from ``statistics.paired_difference``.
@@ -87,7 +101,14 @@ def build(
             "metrics": _intervals(metrics),
             "per_subject": per_subject,
             "confusion_matrix": confusion_matrix,
-            "controls": _described(controls),
+            "controls": {
+                name: {
+                    "description": control.description,
+                    "metrics": _intervals(control.metrics),
+                    "runs": control.runs,
+                }
+                for name, control in (controls or {}).items()
+            },
             "variants": _described(variants),
             "paired_differences": {
                 name: _intervals(found) for name, found in (paired_differences or {}).items()

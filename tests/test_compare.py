@@ -21,7 +21,7 @@ def write_run(folder, table, control=None, **model):
     split = {**make_results()["split"]["parts"][0], "name": "holdout", "folds": 1, "selection": "validation",
              "seed": 0, "warnings": []}  # fmt: skip
     metrics = {"auroc": results.Interval(0.5, None, 6), "accuracy": results.Interval(0.5, None, 6)}
-    controls = {"time": ("The clock alone.", metrics)} if control else {}
+    controls = {"time": results.Control("The clock alone.", metrics)} if control else {}
     facts = {"name": "biovid", "task": "pain"}
     written = make_results(
         splits=[split], metrics=metrics, controls=controls, data=facts, paired_differences={}

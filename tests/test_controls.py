@@ -6,42 +6,35 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from data_pipelines.simple_numbers import signal_numbers
 from jmt_jax import controls
 
 
-def test_features_are_mean_deviation_and_slope():
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=(4, 50, 2))
-    found = controls.window_features(values, rate_hz=10.0)
-    np.testing.assert_allclose(found[:, :2], values.mean(1))
-    np.testing.assert_allclose(found[:, 2:4], values.std(1))
-    slope = scipy.stats.linregress(np.arange(50) / 10.0, values[1, :, 1]).slope
-    np.testing.assert_allclose(found[1, 5], slope)
+def test_numbers_are_mean_deviation_slope_and_range():
+    window = np.random.default_rng(0).normal(size=(50, 2))
+    found = signal_numbers(window, rate_hz=10.0)
+    np.testing.assert_allclose(found[:2], window.mean(0))
+    np.testing.assert_allclose(found[2:4], window.std(0))
+    slope = scipy.stats.linregress(np.arange(50) / 10.0, window[:, 1]).slope
+    np.testing.assert_allclose(found[5], slope)
+    np.testing.assert_allclose(found[6:], np.ptp(window, axis=0))
 
 
-def test_masked_samples_do_not_count():
+def test_missing_samples_do_not_count():
     rng = np.random.default_rng(0)
-    values = rng.normal(size=(3, 40, 2))
-    mask = rng.random((3, 40)) < 0.5
-    dirty = np.where(mask[..., None], values, np.nan)
-    found = controls.window_features(values + ~mask[..., None] * 1e6, mask)
-    np.testing.assert_allclose(found, controls.window_features(dirty))
-    np.testing.assert_allclose(found, controls.window_features(list(dirty)))
-    fit = scipy.stats.linregress(np.flatnonzero(mask[0]), values[0, mask[0], 0])
-    np.testing.assert_allclose(found[0, [0, 2, 4]], [
-        values[0, mask[0], 0].mean(), values[0, mask[0], 0].std(), fit.slope,
-    ])  # fmt: skip
+    mask = rng.random(40) < 0.5
+    window = np.where(mask, rng.normal(size=40), np.nan)
+    found = signal_numbers(window[:, None], rate_hz=1.0)
+    fit = scipy.stats.linregress(np.flatnonzero(mask), window[mask])
+    real = window[mask]
+    np.testing.assert_allclose(found, [real.mean(), real.std(), fit.slope, np.ptp(real)])
 
 
 def test_windows_without_samples_are_nan_not_zero():
-    values = np.ones((2, 5, 1))
-    mask = np.zeros((2, 5), bool)
-    mask[1, 2] = True
-    found = controls.window_features(values, mask)
-    assert np.isnan(found[0]).all()
-    np.testing.assert_array_equal(found[1], [1.0, 0.0, np.nan])
-    with pytest.raises(ValueError, match="list of windows"):
-        controls.window_features([values[0]], mask)
+    window = np.full((5, 1), np.nan)
+    assert np.isnan(signal_numbers(window, 1.0)).all()
+    window[2] = 1.0
+    np.testing.assert_array_equal(signal_numbers(window, 1.0), [1.0, 0.0, np.nan, 0.0])
 
 
 def make_classes(classes=3, rows=120, seed=0):

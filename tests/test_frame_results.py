@@ -80,6 +80,7 @@ def _experiment(data, **changes):
     config = tiny.load("biovid")
     with config.unlocked():
         config.model.streams, config.model.features = "features", {"name": "identity"}
+        config.controls = "majority"
         config.model.fusion, config.model.concat.dim, config.model.concat.l2_norm = "concat", 8, False
         config.model.head = {"name": "mlp", "hidden": (8,), "pooling": "none", "dropout": 0.0}
         config.training.stages = "joint"

@@ -41,7 +41,7 @@ def make_results(**changes):
         "metrics": metrics,
         "per_subject": per_subject(classification_metric, [table]),
         "confusion_matrix": {"classes": ["BL1", "PA4"], "counts": np.eye(2) * 12},
-        "controls": {"time": ("The clock alone.", metrics)},
+        "controls": {"time": results.Control("The clock alone.", metrics)},
         "variants": {"unsmoothed": ("Not smoothed.", metrics)},
         "paired_differences": {"model - time": {"accuracy": Interval(0.0, None, 1)}},
         "seconds": {"train": np.float32(1.5)},

@@ -107,7 +107,7 @@ def test_folds_and_seeds_make_one_result_with_controls(cache_dir, tmp_path):
     written = study.run(config, tmp_path)
     assert len(written["split"]["parts"]) == 2
     assert written["metrics"]["auroc"]["subjects"] == 5
-    assert set(written["controls"]) == {"logistic_regression", "time"}
+    assert set(written["controls"]) == {"majority", "one_number", "linear", "time"}
     assert "model - time (subject)" in written["paired_differences"]
     assert written["data"]["normalisation"]["skin_conductance"] == {"mode": "subject", "looked_ahead": True}
     assert sorted(path.name for path in tmp_path.glob("fold_*")) == [f"fold_{fold}_seed_0" for fold in (0, 1)]
