@@ -12,7 +12,14 @@ import av
 import numpy as np
 
 from data_pipelines.errors import BadDataError
-from data_pipelines.media import video
+from data_pipelines.media.video_file import (
+    MAX_PIXELS,
+    check_whole,
+    decoded,
+    knows_stored_order_only,
+    opened,
+    start_seconds,
+)
 from data_pipelines.raw_files import measure_file
 
 # Of these every packet is one picture; others have packets that show none.
@@ -31,6 +38,13 @@ class FrameTimes:
 
     times_seconds: np.ndarray
     has_sound: bool
+
+    @property
+    def rate_hz(self) -> float:
+        """Mean frame rate; 0 for a single frame."""
+        if len(self.times_seconds) < 2:
+            return 0.0
+        return (len(self.times_seconds) - 1) / float(self.times_seconds[-1] - self.times_seconds[0])
 
 
 class KnownFrameTimes:
@@ -84,7 +98,7 @@ class KnownFrameTimes:
         }
 
 
-def read_frame_times(path: str | os.PathLike[str], *, max_pixels: int = video.MAX_PIXELS) -> FrameTimes:
+def read_frame_times(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> FrameTimes:
     """Reads a video's timestamps from its packets; only where these do not tell are the pictures decoded.
 
     Args:
@@ -96,13 +110,13 @@ def read_frame_times(path: str | os.PathLike[str], *, max_pixels: int = video.MA
         same time.
     """
     path = Path(path)
-    with video.opened(path, max_pixels) as (container, stream):
-        start = video.start_seconds(container, stream)
+    with opened(path, max_pixels) as (container, stream):
+        start = start_seconds(container, stream)
         stamps, has_sound = _packet_stamps(path, container, stream)
         if stamps is not None:
             tick = stream.time_base
             times = stamps * tick.numerator / tick.denominator - start
-            video.check_whole(path, container, stream, len(times), float(times[-1]) + start)
+            check_whole(path, container, stream, len(times), float(times[-1]) + start)
             return FrameTimes(times, has_sound)
     times = np.array(list(_decoded_times(path, max_pixels)), np.float64)
     if (np.diff(times) <= 0).any():
@@ -119,6 +133,7 @@ def _packet_stamps(
     """The pictures' timestamps, ascending, or None where the packets do not tell; and if there is sound."""
     stamps = array.array("q")
     has_sound, tells = False, stream.codec_context.name in _PACKET_IS_PICTURE
+    in_stored_order = knows_stored_order_only(container)
     wanted = [stream, *container.streams.audio[:1]]
     try:
         for packet in container.demux(wanted):
@@ -129,8 +144,9 @@ def _packet_stamps(
             if packet.stream_index != stream.index:
                 has_sound = True
             elif not packet.is_discard:  # cut off by the file's edit list
-                tells = tells and packet.pts is not None
-                stamps.append(packet.pts or 0)
+                stamp = packet.dts if in_stored_order else packet.pts
+                tells = tells and stamp is not None
+                stamps.append(stamp or 0)
     except (av.FFmpegError, OSError) as error:
         raise BadDataError(
             f"{path} is damaged at frame {len(stamps)}: it cannot be read on ({type(error).__name__}); "
@@ -142,11 +158,11 @@ def _packet_stamps(
 
 
 def _decoded_times(path: Path, max_pixels: int) -> Iterator[float]:
-    with video.opened(path, max_pixels) as (container, stream):
-        start, count, time = video.start_seconds(container, stream), 0, 0.0
-        for frame in video.decoded(path, container, stream, max_pixels):
+    with opened(path, max_pixels) as (container, stream):
+        start, count, time = start_seconds(container, stream), 0, 0.0
+        for frame in decoded(path, container, stream, max_pixels):
             if frame.time is None:
                 raise BadDataError(f"{path}: frame {count + 1} has no timestamp; convert the file again")
             count, time = count + 1, frame.time
             yield time - start
-        video.check_whole(path, container, stream, count, time)
+        check_whole(path, container, stream, count, time)

@@ -6,7 +6,6 @@ pixels that are left are converted, so that decoding itself stays the larger par
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import os
@@ -20,17 +19,19 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from data_pipelines.errors import BadDataError
+from data_pipelines.media.display import Display, display_of, turned
+from data_pipelines.media.frame_times import read_frame_times
+from data_pipelines.media.video_file import MAX_PIXELS, check_whole, decoded, opened, start_seconds
 from data_pipelines.recording import MAX_CHUNK_FRAMES, Chunk
 
 CropMode = Literal["given", "centre", "auto"]
 CROP_MODES: tuple[str, ...] = ("given", "centre", "auto")
-MAX_PIXELS = 4096 * 2304
-"""Largest picture that is decoded: a file of 200 KB can ask for gigabytes."""
 JPEG_QUALITY = 95
 
 _PLANAR_420 = ("yuv420p", "yuvj420p")
 _BT709 = 1
 _FULL_RANGE = 2
+_PLAIN = Display()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +54,17 @@ class VideoHeader:
     """What a video file says of itself, without decoding it.
 
     Attributes:
-      width, height: In pixels, before any rotation.
-      frames: Number of frames that the file promises; 0 where it does not say.
+      width, height: In pixels as they are stored, before any rotation.
+      pixel_aspect: Width of a pixel by its height.
+      frames: Number of frames that the file says it holds; 0 where it does not say.
       duration_seconds: 0 where it does not say.
-      rate_hz: Mean frame rate; 0 where it does not say.
+      rate_hz: Mean frame rate by the timestamps, not by the header, where some containers have the rate of
+        their clock (1000); 0 for a single frame.
     """
 
     width: int
     height: int
+    pixel_aspect: float
     frames: int
     duration_seconds: float
     rate_hz: float
@@ -72,8 +76,8 @@ def resolve_crop(crop: str, width: int, height: int) -> str:
     Args:
       crop: ``given`` (the whole picture is a face crop already), ``centre`` (the largest square in the
         middle; a centre crop, not a detected face) or ``auto`` (``given`` where the picture is square).
-      width: Of the picture, in pixels.
-      height: Of the picture, in pixels.
+      width: Of the picture as it is shown, in square pixels.
+      height: Of the picture as it is shown, in square pixels.
 
     Raises:
       ValueError: `crop` is none of these.
@@ -103,61 +107,23 @@ def decode_jpeg(data: bytes) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-@contextlib.contextmanager
-def opened(path: Path, max_pixels: int) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """Opens a file for decoding on one thread, after its header has been checked."""
-    try:
-        container = av.open(os.fspath(path), metadata_errors="replace")
-    except FileNotFoundError:
-        raise BadDataError(f"{path} is missing; expected a video file") from None
-    except (av.FFmpegError, OSError) as error:
-        size = path.stat().st_size
-        raise BadDataError(
-            f"{path} ({size} bytes) cannot be opened as a video: it is empty, truncated or no video file "
-            f"({type(error).__name__}); copy it again"
-        ) from None
-    with container:
-        if not container.streams.video:
-            raise BadDataError(f"{path} holds no video stream; expected a video file")
-        stream = container.streams.video[0]
-        context = stream.codec_context
-        if context is None:
-            raise BadDataError(f"{path} holds video of a kind that is not known here; convert it to H.264")
-        if context.width * context.height > max_pixels:
-            raise _too_large(path, context.width, context.height, max_pixels)
-        # One thread: preparation runs one process a core. "explode" makes the decoder report damage, which it
-        # otherwise paints over with neighbouring pixels.
-        context.thread_count = 1
-        context.options = {"err_detect": "explode", "max_pixels": str(max_pixels)}
-        yield container, stream
-
-
-def _too_large(path: Path, width: int, height: int, max_pixels: int) -> BadDataError:
-    return BadDataError(
-        f"{path} has frames of {width}x{height} pixels; at most {max_pixels} pixels a frame are decoded. "
-        "Make the video smaller, or raise max_pixels if it is meant"
-    )
-
-
 def read_header(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> VideoHeader:
     """Reads what a video file says of itself.
 
     Raises:
-      BadDataError: It is missing, no video, or its frames are too large.
+      BadDataError: It is missing, no video, damaged, or its frames are too large.
     """
-    with opened(Path(path), max_pixels) as (container, stream):
+    path = Path(path)
+    with opened(path, max_pixels) as (container, stream):
         duration = 0.0
         if stream.duration is not None and stream.time_base is not None:
             duration = float(stream.duration * stream.time_base)
         elif container.duration is not None:
             duration = container.duration / av.time_base
-        return VideoHeader(
-            width=stream.codec_context.width,
-            height=stream.codec_context.height,
-            frames=stream.frames,
-            duration_seconds=duration,
-            rate_hz=float(stream.average_rate or 0),
-        )
+        width, height = stream.codec_context.width, stream.codec_context.height
+        pixel_aspect, frames = display_of(path, stream).pixel_aspect, stream.frames
+    rate_hz = read_frame_times(path, max_pixels=max_pixels).rate_hz
+    return VideoHeader(width, height, pixel_aspect, frames, duration, rate_hz)
 
 
 def count_frames(path: str | os.PathLike[str]) -> int:
@@ -189,7 +155,8 @@ def read_frames(
     Yields:
       The crops. Their times count from the start of the file (of the stream that starts first), so streams
       of one file share their origin. A large picture loses up to half an output pixel at its borders.
-      Rotation that the file asks for is applied.
+      The pictures are as the file asks to show them: pixels made square, turned and mirrored; frames that
+      its edit list cuts off are not there.
 
     Raises:
       BadDataError: The file is missing, empty, truncated (fewer frames than it promises), damaged, too
@@ -200,7 +167,7 @@ def read_frames(
     # OpenCV's threads would fight with the other worker processes for the same cores.
     cv2.setNumThreads(1)
     with opened(path, max_pixels) as (container, stream):
-        start = start_seconds(container, stream)
+        start, shown = start_seconds(container, stream), display_of(path, stream)
         count = 0
         last = -float("inf")
         for frame in decoded(path, container, stream, max_pixels):
@@ -214,8 +181,8 @@ def read_frames(
                 )
             last = time
             count += 1
-            used = resolve_crop(crop, frame.width, frame.height)
-            yield Frame(time, _face(frame, used, size), used)
+            used = resolve_crop(crop, round(frame.width * shown.pixel_aspect), frame.height)
+            yield Frame(time, _face(frame, used, size, shown), used)
         check_whole(path, container, stream, count, last + start)
 
 
@@ -241,76 +208,18 @@ def read_chunks(
     yield Chunk(stream, source, index, np.asarray(times, np.float64), frames=tuple(images))
 
 
-def start_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float:
-    """Start of the file in seconds; exact where the video is the first stream to start."""
-    of_stream = float(stream.start_time * stream.time_base) if stream.start_time is not None else 0.0
-    of_file = container.start_time / av.time_base if container.start_time is not None else of_stream
-    # The file's own start is rounded to microseconds.
-    return of_stream if abs(of_stream - of_file) < 2e-6 else of_file
-
-
-def decoded(
-    path: Path, container: av.container.InputContainer, stream: av.VideoStream, max_pixels: int
-) -> Iterator[av.VideoFrame]:
-    """The decoder's frames; every sign of damage becomes a sentence."""
-    count = 0
-    try:
-        for packet in container.demux(stream):
-            if packet.is_corrupt:
-                raise BadDataError(f"{path} is truncated or damaged at frame {count}; copy it again")
-            for frame in packet.decode():
-                if frame.is_corrupt:
-                    raise BadDataError(f"{path} is damaged at frame {count}; copy it again")
-                if frame.width * frame.height > max_pixels:
-                    raise _too_large(path, frame.width, frame.height, max_pixels)
-                yield frame
-                count += 1
-    except (av.FFmpegError, OSError) as error:
-        raise BadDataError(
-            f"{path} is damaged at frame {count}: its data cannot be decoded ({type(error).__name__}); "
-            "copy it again"
-        ) from None
-
-
-def check_whole(
-    path: Path, container: av.container.InputContainer, stream: av.VideoStream, count: int, end_seconds: float
-) -> None:
-    """Compares what came with what the file promises: a truncated file may end without an error.
-
-    Args:
-      path: The file.
-      container: It, opened.
-      stream: Its video.
-      count: Number of frames that came.
-      end_seconds: The last one's time by the file's clock.
-    """
-    if not count:
-        raise BadDataError(f"{path} gave no frame at all: it is truncated or empty; copy it again")
-    if stream.frames:
-        if count < stream.frames - max(2.0, 0.02 * stream.frames):
-            raise BadDataError(
-                f"{path} gave {count} frames of the {stream.frames} that it promises: it is truncated; "
-                "copy it again"
-            )
-    elif container.duration:
-        promised = container.duration / av.time_base
-        # A duration is that of the longest stream: only a clear lack is damage.
-        if end_seconds < promised - max(1.0, 0.2 * promised):
-            raise BadDataError(
-                f"{path} ends after {end_seconds:.1f} s of the {promised:.1f} s that it promises: it is "
-                "truncated; copy it again"
-            )
-
-
-def _face(frame: av.VideoFrame, crop: str, size: int) -> np.ndarray:
+def _face(frame: av.VideoFrame, crop: str, size: int, shown: Display = _PLAIN) -> np.ndarray:
     """Cuts and shrinks one picture: uint8 [size, size, 3], RGB."""
+    # Before anything makes a frame anew, which leaves such notes behind.
+    turn = shown.turn_of(frame)
     if frame.format.name not in _PLANAR_420:
         frame = frame.reformat(
             format="yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG
         )
     width, height = frame.width, frame.height
     if crop == "centre":
-        width = height = min(width, height)
+        side = min(width * shown.pixel_aspect, height)
+        width, height = round(side / shown.pixel_aspect), round(side)
     levels = max(0, (min(width, height) // size).bit_length() - 1)
     # Multiples of 2**levels can be halved exactly; an even corner keeps the chroma in place.
     step = max(2, 1 << levels)
@@ -329,9 +238,7 @@ def _face(frame: av.VideoFrame, crop: str, size: int) -> np.ndarray:
     if small.shape[:2] != (size, size):
         small = cv2.resize(small, (size, size), interpolation=cv2.INTER_LINEAR)
     image = cv2.transform(small, _to_rgb(int(frame.colorspace), int(frame.color_range), frame.format.name))
-    if frame.rotation:
-        image = np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
-    return image
+    return turned(image, turn)
 
 
 def _shrink(plane: np.ndarray, levels: int) -> np.ndarray:

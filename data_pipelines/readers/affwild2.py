@@ -78,7 +78,7 @@ class Affwild2:
     sound_rate_hz: int = audio.PAPER_RATE_HZ
 
     name: ClassVar[str] = "affwild2"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", str(self.root))

@@ -85,7 +85,7 @@ class BioVid:
     video: bool = True
 
     name: ClassVar[str] = "biovid"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", str(self.root))
@@ -288,11 +288,12 @@ class BioVid:
                 header = video.read_header(path)
             except BadDataError:
                 continue  # Decoding will say so; the note needs any clip that can be opened.
-            if video.resolve_crop(self.crop, header.width, header.height) == "given":
+            shown = round(header.width * header.pixel_aspect)
+            if video.resolve_crop(self.crop, shown, header.height) == "given":
                 what = "the whole picture, taken as a face crop as it is"
             else:
                 what = "a centre crop, not a detected face: the largest square in the middle of the picture"
-            return f"{what}, stored as {self.size}x{self.size} (first clip: {header.width}x{header.height})"
+            return f"{what}, stored as {self.size}x{self.size} (first clip: {shown}x{header.height})"
         return "none of the first videos can be opened"
 
     def _listings(self) -> dict[str, dict[str, set[str]]]:
