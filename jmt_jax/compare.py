@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.errors import BadDataError, UsageError
-from jmt_jax import frame_tables, results, run_config, statistics
+from jmt_jax import frame_tables, one_answer, results, run_config, statistics
 from jmt_jax.statistics import Interval, Predictions
 from jmt_jax.trained_backbones import fold_folder
 
@@ -59,6 +59,8 @@ def load(folder: Path, part: str = "test") -> FinishedRun:
     controls = {
         name: _tables(folder, written, f"{part}_{name}.csv") for name in written.get("controls") or {}
     }
+    if written["unit"] == "recording":
+        controls = {name: frame_tables.headline(config, said) for name, said in controls.items()}
     return FinishedRun(folder, config, written, tables, controls)
 
 
@@ -136,6 +138,9 @@ def table(runs: Sequence[FinishedRun], metric_name: str = "", num_resamples: int
         lines.append(f"| {name} | {streams} | {fusion} | {_shown(value)} | {difference} |")
     seeds = len(first.tables)
     lines += ["", f"{value.subjects} {unit}s, {seeds} seed{'s' if seeds > 1 else ''}, 95 % intervals."]
+    classes = (first.written["confusion_matrix"] or {}).get("classes", ())
+    said = [one_answer.sentence(run.folder.name, run.tables, classes) for run in runs]
+    lines += [words for words in said if words]
     if first.written["sample"]:
         lines.append("These are results on the built-in sample; they say nothing about real people.")
     return "\n".join(lines)

@@ -23,6 +23,7 @@ from jmt_jax import (
     logging,
     metrics,
     moves,
+    one_answer,
     report,
     results,
     run_folder,
@@ -295,6 +296,11 @@ def summarise(
         # The last file: a run that has it is finished.
         results.write(results_path(workdir, part), written)
         _log_results(written, part, workdir)
+        said = one_answer.sentence(
+            "the model", runs, data.task.outputs if data.task.is_classification else ()
+        )
+        if said:
+            logging.warning(said)
     return written
 
 

@@ -11,8 +11,9 @@ import tiny
 from data_pipelines import simple_numbers
 from data_pipelines.errors import UsageError
 from data_pipelines.stream_windows import Moment
-from jmt_jax import control_models, controls, evaluate, metrics
+from jmt_jax import control_models, controls, evaluate, metrics, one_answer
 from jmt_jax.experiment import make_experiment, open_data
+from jmt_jax.statistics import Predictions
 
 GRIDS = {"biovid": "test", "stress": "test", "affwild2": "validation"}
 
@@ -180,3 +181,22 @@ def test_one_number_is_drawn_onto_the_labels():
     y = np.array([30.0, 20.0, 10.0, 20.0])
     np.testing.assert_allclose(controls.line(x, y, np.array([4.0, np.nan])), [0.0, 20.0])
     np.testing.assert_allclose(controls.line(np.ones(3), y[:3], np.array([5.0])), [20.0])
+
+
+def test_a_model_that_says_the_same_of_everybody_is_named():
+    def table(outputs, labels):
+        people = tuple("abc"[: len(outputs)])
+        mask = np.ones(np.shape(labels), bool)
+        return Predictions(people, people, np.array(labels), np.array(outputs), mask)
+
+    some = table([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], [0, 1, 0])
+    same = table([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]], [0, 1, 0])
+    classes = ("rest", "stress")
+    assert one_answer.sentence("RUN", [some], classes) is None
+    assert one_answer.sentence("RUN", [same], classes) == "RUN gives one class only: rest."
+    assert (
+        one_answer.sentence("RUN", [some, same], classes) == "RUN gives one class only in 1 of 2 seeds: rest."
+    )
+    values = table([[0.25], [0.25], [np.nan]], [[0.1], [0.2], [0.3]])
+    assert one_answer.sentence("RUN", [values]) == "RUN gives one value only: 0.250."
+    assert one_answer.of_table(table([[0.2], [0.25]], [[0.1], [0.2]])) is None
