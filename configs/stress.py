@@ -75,6 +75,7 @@ def get_config() -> config_dict.ConfigDict:
     config.data.name = "e4"
     config.data.dir = ""
     config.data.task = "stress"
+    config.data.leave_out_labels = ()  # values to leave out, e.g. 2, (unknown ones stop the run)
     config.data.shuffle_labels = ""
     config.data.cache_dir = ""
     config.data.prepare_workers = 0

@@ -10,8 +10,9 @@ import dataclasses
 
 import numpy as np
 
-from data_pipelines import windows
+from data_pipelines import item_counts, windows
 from data_pipelines.errors import BadDataError, UsageError
+from data_pipelines.item_counts import ItemCounts
 from data_pipelines.items import Grid, ItemTable
 from data_pipelines.recording import Annotation, Recording
 from data_pipelines.source import PreparedSet
@@ -82,7 +83,7 @@ def make_frame_items(prepared: PreparedSet, task: Task, grid: Grid) -> ItemTable
     if task.is_classification:
         raise UsageError(f"a frames grid predicts values for every frame; task {task.name!r} is of classes")
     parts: dict[str, list[np.ndarray]] = {}
-    blocks = 0
+    blocks, counts = 0, {}
     for number, recording in enumerate(prepared.recordings):
         values, mask = task.labels(recording.annotation)
         rows = len(_clock(recording))
@@ -94,6 +95,7 @@ def make_frame_items(prepared: PreparedSet, task: Task, grid: Grid) -> ItemTable
             targets = labelled = _targets_of_every_frame(rows, grid)
         targets, labelled = targets.astype(np.int32), labelled.astype(np.int32)
         labels, label_mask = _labels(values, mask, recording.annotation, labelled, grid.label_shift_seconds)
+        counts[number] = _counts(task.annotated(recording.annotation), mask, labelled)
         block = targets[:, 0] // grid.block_frames
         own = {
             "recording": np.full(len(targets), number, np.int32),
@@ -109,7 +111,11 @@ def make_frame_items(prepared: PreparedSet, task: Task, grid: Grid) -> ItemTable
             parts.setdefault(name, []).append(array)
     if not parts:
         raise BadDataError(f"none of the {len(prepared.recordings)} recordings in {prepared.path} has frames")
-    items = ItemTable(prepared.recordings, **{name: np.concatenate(part) for name, part in parts.items()})
+    items = ItemTable(
+        prepared.recordings,
+        **{name: np.concatenate(part) for name, part in parts.items()},
+        counts=ItemCounts("frame", counts),
+    )
     groups = [recording.group for recording in prepared.recordings]
     if "train" in groups and not any(groups[number] == "train" for number in np.unique(items.recording)):
         raise BadDataError(
@@ -118,6 +124,25 @@ def make_frame_items(prepared: PreparedSet, task: Task, grid: Grid) -> ItemTable
             f"{grid.token_step_frames} at most; choose every_frame"
         )
     return items
+
+
+def _counts(annotated: np.ndarray, mask: np.ndarray, labelled: np.ndarray) -> dict[tuple[str, str], int]:
+    """What became of the frames of one recording (`item_counts.ItemCounts`).
+
+    Args:
+      annotated, mask: bool [F, A], with any value and with one that the task uses.
+      labelled: Rows that are in sequences.
+    """
+    annotated, known = annotated.any(1), mask.any(1)
+    used = np.zeros(len(known), bool)
+    used[labelled[(labelled >= 0) & (labelled < len(used))]] = True
+    sums = {
+        item_counts.KEPT: known & used,
+        item_counts.NOT_IN_A_SEQUENCE: known & ~used,
+        item_counts.LEFT_OUT: annotated & ~known,
+        item_counts.UNLABELLED: ~annotated,
+    }
+    return {(fate, "values"): int(rows.sum()) for fate, rows in sums.items() if rows.any()}
 
 
 def usable_frames(

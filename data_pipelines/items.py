@@ -11,11 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipelines import windows
+from data_pipelines import item_counts, windows
 from data_pipelines.errors import BadDataError, UsageError
+from data_pipelines.item_counts import ItemCounts
 from data_pipelines.recording import Recording
 from data_pipelines.source import PreparedSet
-from data_pipelines.tasks import Task
+from data_pipelines.tasks import Task, check_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +91,7 @@ class ItemTable:
         but where it lies past the recording's end (the paper's schedule has such tokens); -1 for padding.
       block: int64 [N] beside ``token_frames``: items with the same number look at the same frames, and are
         cheap to load together.
+      counts: What became of every item, those that were dropped too.
     """
 
     recordings: Sequence[Recording]
@@ -100,6 +102,7 @@ class ItemTable:
     token_frames: np.ndarray | None = None
     targets: np.ndarray | None = None
     block: np.ndarray | None = None
+    counts: ItemCounts | None = None
 
     def __len__(self) -> int:
         return len(self.recording)
@@ -128,30 +131,35 @@ def make_items(prepared: PreparedSet, task: Task, grid: Grid) -> ItemTable:
     """Cuts all recordings of a prepared set into items and labels them.
 
     Raises:
-      BadDataError: No item is left for the task.
+      BadDataError: The task does not know a label (`tasks.check_labels`), or no item is left for it.
       UsageError: A ``frames`` grid, but the task is none of values that every frame has.
     """
-    if grid.kind == "frames":
-        # Here, because that module makes the tables of this one.
-        from data_pipelines import frame_items
+    # Here, because those modules make the tables of this one.
+    from data_pipelines import frame_items, sliding_items
 
+    check_labels(task, prepared.recordings)
+    if grid.kind == "frames":
         return frame_items.make_frame_items(prepared, task, grid)
     recording_index, starts, labels, masks = [], [], [], []
+    counts = {}
     for i, recording in enumerate(prepared.recordings):
-        values, mask = task.labels(recording.annotation)
         if grid.kind == "clip":
-            found = [(0.0, values[0], mask[0])] if np.any(mask[0]) else []
+            found, counts[i] = _clip(recording, task)
         else:
-            found = _sliding_items(prepared, recording, values, mask, task, grid)
+            seconds = duration_seconds(prepared, recording)
+            found, counts[i] = sliding_items.cut(recording, seconds, task, grid)
         for start, label, label_mask in found:
             recording_index.append(i)
             starts.append(start)
             labels.append(label)
             masks.append(label_mask)
+    unit = "clip" if grid.kind == "clip" else "window"
+    table = ItemCounts(unit, counts)
     if not recording_index:
         raise BadDataError(
             f"none of the {len(prepared.recordings)} recordings in {prepared.path} has a label that task "
-            f"{task.name!r} uses; choose another --config.data.task or prepare all classes"
+            f"{task.name!r} uses ({item_counts.sentence(table.of(counts), unit)}); choose another "
+            "--config.data.task or prepare all classes"
         )
     return ItemTable(
         recordings=prepared.recordings,
@@ -159,7 +167,23 @@ def make_items(prepared: PreparedSet, task: Task, grid: Grid) -> ItemTable:
         start_seconds=np.array(starts, np.float64),
         labels=np.stack(labels),
         label_mask=np.stack(masks),
+        counts=table,
     )
+
+
+def _clip(
+    recording: Recording, task: Task
+) -> tuple[list[tuple[float, np.ndarray, np.ndarray]], dict[tuple[str, str], int]]:
+    """The item of a clip, if it has a label, and what became of it."""
+    values, mask = task.labels(recording.annotation)
+    name = "values"
+    if task.is_classification:
+        kinds, names = task.kinds(recording.annotation)
+        name = names[kinds[0]] if kinds[0] >= 0 else item_counts.NO_LABEL
+    if np.any(mask[0]):
+        return [(0.0, values[0], mask[0])], {(item_counts.KEPT, name): 1}
+    annotated = task.annotated(recording.annotation)[0].any()
+    return [], {(item_counts.LEFT_OUT if annotated else item_counts.UNLABELLED, name): 1}
 
 
 def duration_seconds(prepared: PreparedSet, recording: Recording) -> float:
@@ -173,35 +197,3 @@ def duration_seconds(prepared: PreparedSet, recording: Recording) -> float:
         else:
             ends.append(table.times_seconds[table.offsets[last + 1] - 1])
     return float(min(ends))
-
-
-def _sliding_items(
-    prepared: PreparedSet, recording: Recording, values: np.ndarray, mask: np.ndarray, task: Task, grid: Grid
-) -> list[tuple[float, np.ndarray, np.ndarray]]:
-    """Windows of one recording with at least half of their seconds annotated."""
-    times = recording.annotation.times_seconds
-    starts = windows.sliding_starts(
-        duration_seconds(prepared, recording), grid.window_seconds, grid.step_seconds
-    )
-    if times is None:
-        return [(float(start), values[0], mask[0]) for start in starts if np.any(mask[0])]
-    spacing = float(np.median(np.diff(times))) if len(times) > 1 else grid.window_seconds
-    needed = 0.5 * grid.window_seconds / spacing
-    items = []
-    for start in starts:
-        first, last = np.searchsorted(times, [start, start + grid.window_seconds])
-        inside, known = values[first:last], mask[first:last]
-        if task.is_classification:
-            inside = inside[known]
-            if len(inside) < needed:
-                continue
-            classes, counts = np.unique(inside, return_counts=True)
-            if len(classes) > 1 and grid.mixed == "drop":
-                continue
-            items.append((float(start), classes[np.argmax(counts)], np.True_))
-        else:
-            count = known.sum(0)
-            mean = np.where(known, inside, 0).sum(0) / np.maximum(count, 1)
-            if np.any(count >= needed):
-                items.append((float(start), mean.astype(np.float32), count >= needed))
-    return items

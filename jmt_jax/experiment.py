@@ -19,7 +19,7 @@ from data_pipelines.loader import Loader
 from data_pipelines.readers.biovid import HOLD_OUT, NON_REACTIVE
 from data_pipelines.source import BLOCK_CACHE_BYTES, DEFAULT_CACHE_BYTES, PreparedSet
 from data_pipelines.tasks import Task, find_task
-from jmt_jax import logging, losses, metrics
+from jmt_jax import logging, losses, metrics, part_checks
 from jmt_jax.models.model import OPTIONS_OF, build_model
 
 SAMPLE_WARNING = (
@@ -104,9 +104,13 @@ class Experiment:
 
     @property
     def split_facts(self) -> dict[str, Any]:
-        """Who is in which part, under which seed, and what is left of labels that were shuffled; JSON."""
-        shuffled = {"shuffled_labels": self.shuffled} if self.shuffled else {}
-        return {**self.split.as_json(), "seed": self.seed, **shuffled}
+        """Who is in which part, under which seed, what became of all items, and of shuffled labels; JSON."""
+        further = {
+            "items": part_checks.counts(self.data.items, self.split),
+            "shuffled_labels": self.shuffled,
+        }
+        known = {name: facts for name, facts in further.items() if facts}
+        return {**self.split.as_json(), "seed": self.seed, **known}
 
     @property
     def model_loader(self) -> Loader:
@@ -247,7 +251,8 @@ def open_data(config: Config) -> Data:
             )
     if not streams or len(set(streams)) < len(streams):
         raise UsageError(f"model.streams is {config.model.streams!r}; name one or more streams, each once")
-    task, grid = find_task(config.data.task), Grid(**_plain(config.data.grid))
+    task = find_task(config.data.task).leaving_out(config.data.get("leave_out_labels", ()))
+    grid = Grid(**_plain(config.data.grid))
     prepared = open_dataset(
         config.data.name,
         config.data.dir,
@@ -270,6 +275,13 @@ def num_folds(config: Config, data: Data) -> int:
     return splits.num_folds(_split_items(data), options["protocol"], options["folds"], options["exclude"])
 
 
+def make_split(config: Config, data: Data, fold: int) -> splits.Split:
+    """Who is in which part of a fold."""
+    split = splits.make_split(_split_items(data), fold=fold, **_protocol(config))
+    splits.check(split)
+    return split
+
+
 def make_experiment(config: Config, data: Data, *, fold: int, seed: int) -> Experiment:
     """One fold with one seed.
 
@@ -279,8 +291,7 @@ def make_experiment(config: Config, data: Data, *, fold: int, seed: int) -> Expe
       fold: Number of the fold.
       seed: Seed of everything random in training; the split has its own (``protocol.seed``).
     """
-    split = splits.make_split(_split_items(data), fold=fold, **_protocol(config))
-    splits.check(split)
+    split = make_split(config, data, fold)
     recording_rows: dict[str, list[int]] = {}
     for row, recording in enumerate(data.items.recording):
         recording_rows.setdefault(data.prepared.recordings[recording].id, []).append(row)
@@ -291,6 +302,9 @@ def make_experiment(config: Config, data: Data, *, fold: int, seed: int) -> Expe
     if data.has_frames:
         # A sequence without any label teaches nothing.
         rows["train"] = rows["train"][data.items.label_mask[rows["train"]].any((1, 2))]
+    notes = part_checks.check(data.task, data.items, rows, split)
+    if data.grid.kind != "clip":  # Of clips the split has said so.
+        split = dataclasses.replace(split, warnings=(*split.warnings, *notes))
     shuffled = None
     if config.data.shuffle_labels:
         names = ("shuffle", config.protocol.seed, seed, fold)

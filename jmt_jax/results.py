@@ -293,7 +293,7 @@ def _merge_splits(splits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     first = splits[0]
     if any(s[key] != first[key] for s in splits for key in ("name", "selection", "folds")):
         raise ValueError("the runs have different protocols; expected one protocol for one results.json")
-    kept = ("fold", "seed", "train", "validation", "test", "shuffled_labels")
+    kept = ("fold", "seed", "train", "validation", "test", "items", "shuffled_labels")
     return {
         "selection": first["selection"],
         "folds": first["folds"],

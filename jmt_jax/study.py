@@ -12,9 +12,9 @@ import jax
 from data_pipelines.errors import UsageError
 from data_pipelines.loader import Shard
 from data_pipelines.splits import fold_words
-from jmt_jax import evaluate, files, logging, run_folder, stop, watch
+from jmt_jax import evaluate, files, logging, part_checks, run_folder, stop, watch
 from jmt_jax.distributed import wait_for_all
-from jmt_jax.experiment import Config, Data, Experiment, make_experiment, num_folds, open_data
+from jmt_jax.experiment import Config, Data, Experiment, make_experiment, make_split, num_folds, open_data
 from jmt_jax.runtime import Runtime
 from jmt_jax.train import extract_features, train_and_evaluate
 from jmt_jax.trained_backbones import flat, fold_folder
@@ -136,6 +136,8 @@ def _runs(config: Config, data: Data, workdir: Path) -> list[_Run]:
     seeds = tuple(config.seeds)
     if not seeds or len(set(seeds)) < len(seeds) or len(set(folds)) < len(folds):
         raise UsageError(f"seeds are {seeds}, folds are {folds}; name at least one, each once")
+    tested = (make_split(config, data, fold) for fold in folds)
+    part_checks.check_tested(data.task, data.items, tested, config.eval.split)
     if len(folds) * len(seeds) == 1:
         return [_Run(folds[0], seeds[0], workdir)]
     return [_Run(fold, seed, fold_folder(workdir, fold, seed)) for seed in seeds for fold in folds]

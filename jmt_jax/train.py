@@ -10,7 +10,7 @@ from typing import Any
 from data_pipelines.errors import UsageError
 from data_pipelines.loader import Shard
 from data_pipelines.splits import fold_words
-from jmt_jax import evaluate, logging, report, run_folder, stop, trained_backbones
+from jmt_jax import evaluate, logging, part_checks, report, run_folder, stop, trained_backbones
 from jmt_jax.experiment import Config, Data, Experiment, make_experiment, open_data
 from jmt_jax.runtime import Runtime
 from jmt_jax.stage import Stage
@@ -134,5 +134,8 @@ def _log_experiment(experiment: Experiment) -> None:
     )
     for part, rows in experiment.rows.items():
         logging.info(f"  {part}: {len(rows)} items of {len(set(data.items.subjects[rows]))} subjects")
+    counts = part_checks.counts(data.items, split)
+    for sentence in part_checks.sentences(counts) if counts else []:
+        logging.info(f"  {sentence}")
     for sentence in split.warnings:
         logging.warning(sentence)
