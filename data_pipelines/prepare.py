@@ -82,7 +82,8 @@ def prepare(
       reader: Knows the raw folder.
       out: Folder of the result: new, empty, or one that an earlier run began.
       workers: Processes that decode.
-      max_damaged_share: How much of the recordings may be damaged, in [0, 1]; they are left out and listed.
+      max_damaged_share: How much of the recordings may be damaged or lack a file that they need, in [0, 1];
+        they are left out and listed.
       beam_runner: Name of an Apache Beam runner that decodes instead of processes of this machine.
       beam_args: Further options for it.
       log: Called with sentences about what happens.
@@ -349,10 +350,12 @@ def _leave_out_damaged(
         if len(damaged) > _NAMED_ENTRIES:
             listed += f"\n  and {len(damaged) - _NAMED_ENTRIES} more"
         if not kept:
-            raise BadDataError(f"all {present} recordings are damaged; mend some of them:{listed}")
+            raise BadDataError(
+                f"all {present} recordings are damaged or lack a file; mend some of them:{listed}"
+            )
         raise BadDataError(
-            f"{len(damaged)} of {present} recordings are damaged, more than the {max_damaged_share:.1%} "
-            f"allowed:{listed}\nMend them, or go on without them: "
+            f"{len(damaged)} of {present} recordings are damaged or lack a file, more than the "
+            f"{max_damaged_share:.1%} allowed:{listed}\nMend them, or go on without them: "
             f"--max_damaged={math.ceil(share * 100) / 100:g}. What is decoded is kept"
         )
     return kept, [entry for entry in scan.left_out if not entry.damaged] + damaged

@@ -29,8 +29,8 @@ def make_parser() -> argparse.ArgumentParser:
         type=float,
         default=0.05,
         metavar="SHARE",
-        help="go on if at most this share of the recordings is damaged; they are left out and listed "
-        "(default: 0.05)",
+        help="go on if at most this share of the recordings is damaged or lacks a file that it needs; they "
+        "are left out and listed (default: 0.05)",
     )
     add(
         "--beam_runner",

@@ -140,7 +140,8 @@ class LeftOut:
     Attributes:
       id: The recording, subject, file, or stream and source.
       reason: A sentence.
-      damaged: True if its files are there but bad; False for what is simply not part of this copy.
+      damaged: True if its files are there but bad, or one that it needs is missing; False for what is simply
+        not part of this copy.
     """
 
     id: str

@@ -14,6 +14,11 @@ from data_pipelines.errors import BadDataError
 
 MAX_PIXELS = 4096 * 2304
 """Largest picture that is decoded: a file of 200 KB can ask for gigabytes."""
+VIDEO_SUFFIXES = frozenset(
+    ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .m2ts .m2v .m4v .mkv .mov .mp4 .mpe .mpeg .mpg .mts .mxf .ogm "
+    ".ogv .qt .rm .rmvb .ts .vob .webm .wmv".split()
+)
+"""Endings of video files that the decoder knows, in small letters."""
 
 
 @contextlib.contextmanager

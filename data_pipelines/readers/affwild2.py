@@ -5,11 +5,12 @@ Layout (reference facts, B1)::
     VA_Set/{Train_Set,Validation_Set}/<name>.txt    or VA_Estimation_Challenge/... in later editions:
                                                     valence,arousal of one frame a line, -5 = not annotated
     cropped_aligned/<name>/00001.jpg                face of frame 1; a missing number = no face found
-    <video>.mp4, <video>.avi                        in any folder; for the sound and the times of the frames
+    <video>.mp4, <video>.avi, ...                   in any folder; for the sound and the times of the frames
     *test_set*.txt                                  names of the test set, which has no annotations
 
 ``<name>`` is a video's name, with ``_left`` or ``_right`` behind it where it shows two people: two recordings
-with faces of their own and one sound.
+with faces of their own and one sound. Endings and folders may be in capitals or small letters, symbolic links
+are followed.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from data_pipelines.errors import BadDataError, UsageError
 from data_pipelines.media import audio, crops
 from data_pipelines.media.frame_times import FrameTimes, KnownFrameTimes, read_frame_times
 from data_pipelines.readers import affwild2_files as files
+from data_pipelines.readers.affwild2_clocks import clock_of, frame_seconds, read_frame_rates
 from data_pipelines.recording import (
     MAX_CHUNK_FRAMES,
     Annotation,
@@ -38,9 +40,6 @@ from data_pipelines.recording import (
     StreamSpec,
 )
 
-NOMINAL_RATE_HZ = 30.0
-"""Frames a second of a recording whose video is not there."""
-
 _NAMED_CROPS = 3
 _SCAN_THREADS = 4
 
@@ -50,8 +49,9 @@ class Affwild2:
     """The reader of Affwild2; see the module for the layout.
 
     Streams: ``visual``, the face crops, at the times of their frames in the video, and ``audio``, the video's
-    sound, stored once for both people of a video. Either may be missing in a recording, not both. One
-    recording a face track. Its annotation has a row for **every** frame, with a face or without:
+    sound, stored once for both people of a video. Either may be missing in a recording, not both. A recording
+    whose video is missing is left out, for nothing tells when its frames are, but where `frame_rates` does.
+    One recording a face track. Its annotation has a row for **every** frame, with a face or without:
     row i is frame number i + 1 of the release, and ``times_seconds[i]`` is its time in the video. A crop's
     time is the very same number, so ``np.searchsorted(annotation.times_seconds, chunk.times_seconds) + 1``
     gives the frame numbers of a chunk exactly, however the frame rate varies.
@@ -67,6 +67,9 @@ class Affwild2:
       edition: ``VA_Set`` or ``VA_Estimation_Challenge``: which annotations, where both are there.
       test_list: File with the names of the test set, one a line; relative to the raw folder, or absolute.
         Without it, the file whose name contains ``test_set``.
+      frame_rates: CSV with the header ``video,rate_hz`` and the steady frame rate of videos that are not
+        there, e.g. in a copy with face crops alone; relative to the raw folder, or absolute. A video that is
+        there has its own times.
       size: Height and width of the stored face crops in pixels; crops of another size are encoded anew.
       sound_rate_hz: Rate of the stored sound, samples a second.
     """
@@ -74,6 +77,7 @@ class Affwild2:
     root: str
     edition: str = ""
     test_list: str = ""
+    frame_rates: str = ""
     size: int = 112
     sound_rate_hz: int = audio.PAPER_RATE_HZ
 
@@ -96,6 +100,7 @@ class Affwild2:
         return {
             "edition": self.edition,
             "test_list": Path(self.test_list).name,
+            "frame_rates": dict(sorted(self._rates_hz.items())),
             "size": self.size,
             "sound_rate_hz": self.sound_rate_hz,
         }
@@ -111,8 +116,8 @@ class Affwild2:
             f"byte, others resized and encoded anew ({self._crop_sizes()})",
             "sound": "first audio stream of each video, once for all its people: mean of the channels, "
             f"16-bit PCM at {self.sound_rate_hz} Hz",
-            "clock": "times of the video's frames as the file stamps them, from the file's start; "
-            f"{NOMINAL_RATE_HZ:g} a second where the video is not there",
+            "clock": "times of the video's frames as the file stamps them, from the file's start"
+            + ("; by a table of frame rates where the video is not there" if self.frame_rates else ""),
             "subjects": "a video counts as one subject: the release does not tell who is who",
             "test_set": "no list of test videos is there" if tests is None else f"listed in {tests.name}",
         }
@@ -147,21 +152,23 @@ class Affwild2:
 
         Returns:
           Recordings in the order of part (train, validation, test) and name; their sources; and what is not
-          there: damaged recordings, missing sound or faces, lines beyond a video's end, superfluous files.
+          there: damaged recordings and those without their video (both ``damaged``), missing sound or faces,
+          lines beyond a video's end, superfluous files.
         """
         layout = self._layout
+        rates_hz = self._rates_hz
         parts = dict(layout.parts) | dict.fromkeys(self._test_names(), "test")
         names = sorted(parts, key=lambda name: (("train", "validation", "test").index(parts[name]), name))
         left_out = [
-            LeftOut(path, "another video file has the same name and was taken", damaged=False)
-            for path in layout.duplicates
+            LeftOut(path, f"another video file has the same name and was taken: {taken}", damaged=False)
+            for path, taken in layout.duplicates.items()
         ]
         recordings: list[Recording] = []
         sources: dict[tuple[str, str], Source] = {}
         clocks = self._clocks(sorted({files.video_of(name, layout.videos) for name in names}))
         for name in names:
             try:
-                recording, of_recording, remarks = self._recording(name, parts[name], clocks)
+                recording, of_recording, remarks = self._recording(name, parts[name], clocks, rates_hz)
             except BadDataError as error:
                 left_out.append(LeftOut(name, str(error), damaged=True))
                 continue
@@ -193,7 +200,10 @@ class Affwild2:
             )
             return
         folder = root / source.files[0]
-        clock = read_frame_times(root / source.files[1]) if len(source.files) > 1 else None
+        if len(source.files) > 1:
+            clock: FrameTimes | float = read_frame_times(root / source.files[1])
+        else:
+            clock = self._rates_hz[files.video_of(source.id, self._rates_hz)]
         times: list[float] = []
         images: list[bytes] = []
         unreadable: list[str] = []
@@ -208,7 +218,7 @@ class Affwild2:
             if len(images) == MAX_CHUNK_FRAMES:
                 yield Chunk("visual", source.id, index, np.array(times), frames=tuple(images))
                 times, images, index = [], [], index + 1
-            times.append(float(_frame_seconds(clock, number, number)[0]))
+            times.append(float(frame_seconds(clock, number, number)[0]))
             images.append(image)
         if not images:
             raise BadDataError(
@@ -220,6 +230,10 @@ class Affwild2:
     @functools.cached_property
     def _layout(self) -> files.Layout:
         return files.find_layout(Path(self.root), self.edition)
+
+    @functools.cached_property
+    def _rates_hz(self) -> dict[str, float]:
+        return read_frame_rates(Path(self.root) / self.frame_rates) if self.frame_rates else {}
 
     @functools.cached_property
     def _frame_times(self) -> KnownFrameTimes:
@@ -265,35 +279,37 @@ class Affwild2:
             return dict(zip(paths, pool.map(read, paths.values()), strict=True))
 
     def _recording(
-        self, name: str, part: str, clocks: Mapping[str, FrameTimes | str]
+        self, name: str, part: str, clocks: Mapping[str, FrameTimes | str], rates_hz: Mapping[str, float]
     ) -> tuple[Recording | None, list[Source], list[str]]:
         """One recording, None where nothing of it can be seen or heard; its sources; and what it lacks."""
         layout = self._layout
         video = files.video_of(name, layout.videos)
-        clock = clocks.get(video)
-        if isinstance(clock, str):
-            raise BadDataError(clock)
         folder = layout.crops.get(name, "")
         numbers = files.crop_numbers(Path(self.root) / folder) if folder else np.zeros(0, np.int64)
+        if part == "test" and video not in clocks and not len(numbers):
+            return None, [], ["neither a face nor a video is there: no recording is made of it"]
+        if video not in clocks:
+            video = files.video_of(name, rates_hz)
+        clock = clock_of(video, clocks, rates_hz)
         if name in layout.annotations:
             values, mask = files.read_annotation(Path(self.root) / layout.annotations[name])
         else:
             values, mask = np.zeros((0, 2), np.float32), np.zeros(0, bool)
-        frames = 0 if clock is None else len(clock.times_seconds)
+        frames = len(clock.times_seconds) if isinstance(clock, FrameTimes) else 0
         rows = max(frames, len(values), int(numbers.max(initial=0)))
         remarks = _describe_lacks(name, part, clock, len(values), frames, numbers)
         sources = []
-        path = layout.videos.get(video)
+        path = layout.videos.get(video) if frames else None
         if len(numbers):
             sources.append(Source("visual", name, (folder,) if path is None else (folder, path)))
-        if clock is not None and clock.has_sound:
+        if isinstance(clock, FrameTimes) and clock.has_sound:
             sources.append(Source("audio", video, (path,)))
         if not sources:
             return None, [], [*remarks, "neither a face nor a sound is there: no recording is made of it"]
         missing = rows - len(values)
         annotation = Annotation(
             names=("valence", "arousal"),
-            times_seconds=_frame_seconds(clock, 1, rows),
+            times_seconds=frame_seconds(clock, 1, rows),
             values=np.pad(values, ((0, missing), (0, 0))),
             mask=np.repeat(np.pad(mask, (0, missing))[:, None], 2, axis=1),
         )
@@ -318,30 +334,13 @@ class Affwild2:
         return "there is none"
 
 
-def _frame_seconds(clock: FrameTimes | None, first: int, last: int) -> np.ndarray:
-    """Times of the frames with these numbers, from 1; float64 [last - first + 1].
-
-    Beyond the video's end they go on at its mean rate; without a video they are at the nominal rate.
-    """
-    numbers = np.arange(first, last + 1)
-    if clock is None:
-        return (numbers - 1) / NOMINAL_RATE_HZ
-    times = clock.times_seconds
-    count = len(times)
-    interval = (times[-1] - times[0]) / (count - 1) if count > 1 else 1 / NOMINAL_RATE_HZ
-    beyond = times[-1] + (numbers - count) * interval
-    return np.where(numbers <= count, times[np.minimum(numbers, count) - 1], beyond)
-
-
 def _describe_lacks(
-    name: str, part: str, clock: FrameTimes | None, lines: int, frames: int, numbers: np.ndarray
+    name: str, part: str, clock: FrameTimes | float, lines: int, frames: int, numbers: np.ndarray
 ) -> list[str]:
     """What a recording lacks or has too much of, a sentence each."""
     remarks = []
-    if clock is None:
-        remarks.append(
-            f"its video is not there: no sound, and {NOMINAL_RATE_HZ:g} frames a second are assumed"
-        )
+    if not isinstance(clock, FrameTimes):
+        remarks.append(f"its video is not there: no sound; times by the {clock:g} frames a second of a table")
     else:
         if not clock.has_sound:
             remarks.append("its video has no sound: the stream audio is missing")

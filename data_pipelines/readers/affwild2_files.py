@@ -12,15 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.errors import BadDataError
+from data_pipelines.media.video_file import VIDEO_SUFFIXES
 
 EDITIONS = ("VA_Set", "VA_Estimation_Challenge")
 """Folders of the annotations, by edition of the challenge."""
 PARTS: Mapping[str, str] = {"Train_Set": "train", "Validation_Set": "validation"}
 """Folders in them, and the official partition that each one is."""
 CROPS_FOLDER = "cropped_aligned"
-VIDEO_SUFFIXES = (".mp4", ".avi")
+"""Folder of the face crops; so, or beginning so, is its name in any edition."""
 NOT_ANNOTATED = -5.0
 
+_PARTS_IN_SMALL = {name.lower(): part for name, part in PARTS.items()}
 _HEADER = "valence,arousal"
 _CROP_NAME = re.compile(r"[0-9]{5,}\.(?:jpe?g|png)", re.IGNORECASE)
 _SIDE = re.compile(r"_(?:left|right)$")
@@ -37,7 +39,7 @@ class Layout:
       parts: Recording to ``train`` or ``validation``.
       crops: Recording to the folder of its face crops.
       videos: A video's name to its file.
-      duplicates: Video files that were not taken because another one has the same name.
+      duplicates: Video files that were not taken, and for each the one of the same name that was.
       test_lists: Files that look like the list of the test videos.
     """
 
@@ -45,12 +47,14 @@ class Layout:
     parts: Mapping[str, str]
     crops: Mapping[str, str]
     videos: Mapping[str, str]
-    duplicates: tuple[str, ...]
+    duplicates: Mapping[str, str]
     test_lists: tuple[str, ...]
 
 
 def find_layout(root: Path, edition: str = "") -> Layout:
-    """Looks through the folder for the parts of the release, by their names.
+    """Looks through the folder for the parts of the release, by their names in capitals or small letters.
+
+    Symbolic links are followed, each folder is looked at once.
 
     Args:
       root: The raw folder.
@@ -64,51 +68,65 @@ def find_layout(root: Path, edition: str = "") -> Layout:
     editions: dict[str, str] = {}
     crops: dict[str, str] = {}
     videos: dict[str, str] = {}
-    duplicates: list[str] = []
+    duplicates: dict[str, str] = {}
     test_lists: list[str] = []
     for folder, folders, files in _walk(root):
-        name = folder.rpartition("/")[2]
+        name = folder.rpartition("/")[2].lower()
         if name.startswith(CROPS_FOLDER):
             for recording in folders:
-                if not recording.startswith(CROPS_FOLDER):
+                if not recording.lower().startswith(CROPS_FOLDER):
                     crops.setdefault(recording, _join(folder, recording))
             continue
-        if name in EDITIONS and any(part in folders for part in PARTS):
-            editions.setdefault(name, folder)
+        edition_name = next((known for known in EDITIONS if known.lower() == name), None)
+        if edition_name and any(inner.lower() in _PARTS_IN_SMALL for inner in folders):
+            editions.setdefault(edition_name, folder)
             continue
         for file in files:
             stem, suffix = os.path.splitext(file)
+            path = _join(folder, file)
             if suffix.lower() in VIDEO_SUFFIXES:
-                if stem in videos:
-                    duplicates.append(_join(folder, file))
-                else:
-                    videos[stem] = _join(folder, file)
+                taken = videos.setdefault(stem, path)
+                if taken != path and not (root / taken).samefile(root / path):
+                    duplicates[path] = taken
             elif suffix.lower() == ".txt" and "test_set" in file.lower():
-                test_lists.append(_join(folder, file))
+                test_lists.append(path)
     annotations, parts = _find_annotations(root, _choose(root, editions, edition))
     if not crops and not videos:
         raise BadDataError(
             f"{root} holds no {CROPS_FOLDER}/<video>/00001.jpg and no videos: copy the release's face crops "
             "and videos beside the annotations"
         )
-    return Layout(annotations, parts, crops, videos, tuple(duplicates), tuple(test_lists))
+    return Layout(annotations, parts, crops, videos, duplicates, tuple(test_lists))
 
 
 def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     """Folders from the root down to a depth of `_DEPTH`, sorted: path, names of folders, names of files.
 
-    Does not go into a recording's crops: there are millions.
+    Does not go into a recording's crops: there are millions. Hidden files and folders do not count.
     """
     waiting = [("", 0)]
+    seen: set[tuple[int, int]] = set()
     while waiting:
         folder, depth = waiting.pop(0)
-        with os.scandir(root / folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-        folders = [entry.name for entry in found if entry.is_dir() and not entry.name.startswith(".")]
+        try:
+            status = os.stat(root / folder)
+            with os.scandir(root / folder) as entries:
+                shown = (entry for entry in entries if not entry.name.startswith("."))
+                found = sorted(shown, key=lambda entry: entry.name)
+        except OSError as error:
+            raise BadDataError(
+                f"the folder {root / folder} cannot be read ({error.strerror}); make it readable, or give "
+                "another one"
+            ) from None
+        # A link may lead to where we come from.
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders = [entry.name for entry in found if entry.is_dir()]
         yield folder, folders, [entry.name for entry in found if entry.is_file()]
         if depth < _DEPTH:
-            is_crops = folder.rpartition("/")[2].startswith(CROPS_FOLDER)
-            inner = [name for name in folders if not is_crops or name.startswith(CROPS_FOLDER)]
+            is_crops = folder.rpartition("/")[2].lower().startswith(CROPS_FOLDER)
+            inner = [name for name in folders if not is_crops or name.lower().startswith(CROPS_FOLDER)]
             waiting.extend((_join(folder, name), depth + 1) for name in inner)
 
 
@@ -138,9 +156,13 @@ def _choose(root: Path, editions: Mapping[str, str], edition: str) -> str:
 def _find_annotations(root: Path, folder: str) -> tuple[dict[str, str], dict[str, str]]:
     annotations: dict[str, str] = {}
     parts: dict[str, str] = {}
-    for directory, part in PARTS.items():
+    directories = {name.lower(): name for name in sorted(os.listdir(root / folder))}
+    for known, part in _PARTS_IN_SMALL.items():
+        directory = directories.get(known, "")
         place = root / folder / directory
-        for path in sorted(place.glob("*.txt")) if place.is_dir() else ():
+        for path in sorted(place.iterdir()) if directory and place.is_dir() else ():
+            if path.suffix.lower() != ".txt" or path.name.startswith("."):
+                continue
             if path.stem in annotations:
                 raise BadDataError(
                     f"{path.stem} is annotated in {parts[path.stem]} and in {part}; expected it in one part"
@@ -153,8 +175,19 @@ def _find_annotations(root: Path, folder: str) -> tuple[dict[str, str], dict[str
 
 
 def video_of(recording: str, videos: Mapping[str, str]) -> str:
-    """The name of the video that a recording is of: its own, or without ``_left`` or ``_right``."""
-    return recording if recording in videos else _SIDE.sub("", recording)
+    """The name of the video that a recording is of: its own, or without ``_left`` or ``_right``.
+
+    A name in other letters, capital or small, is taken where there is just one.
+    """
+    own, base = recording, base_name(recording)
+    for name in (own, base):
+        if name in videos:
+            return name
+    for name in (own, base):
+        alike = [video for video in videos if video.casefold() == name.casefold()]
+        if len(alike) == 1:
+            return alike[0]
+    return base
 
 
 def base_name(recording: str) -> str:
@@ -227,7 +260,9 @@ def read_test_list(path: Path) -> list[str]:
         raise BadDataError(f"there is no file {path}; expected the list of test videos, one name a line")
     names: list[str] = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        name = re.sub(r"\.(?:txt|mp4|avi)$", "", line.strip())
+        name, suffix = os.path.splitext(line.strip())
+        if suffix.lower() not in (".txt", *VIDEO_SUFFIXES):
+            name = line.strip()
         if not name:
             continue
         if name in names or "/" in name or "," in name:
