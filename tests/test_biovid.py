@@ -131,6 +131,35 @@ def test_2817_rows_are_kept_and_a_few_less_too(root):
         list(reader.decode(table_source(path, root)))
 
 
+def test_missing_rows_are_masked_where_they_are_missing(root):
+    path = first_table(root)
+    lines = path.read_text().splitlines()
+    reader, source = BioVid(root), table_source(path, root)
+    (whole,) = reader.decode(source)
+    assert not whole.left_out
+    gone = np.r_[0:5, 900:1000, 1200, 2000:2003, 2810:2816]
+    path.write_text("\n".join([lines[0], *np.delete(lines[1:], gone)]))
+    (chunk,) = reader.decode(source)
+    assert chunk.values.shape == (2810, whole.values.shape[1]) and chunk.times_seconds == [0.0]
+    masked = np.isnan(chunk.values).all(1)
+    assert np.flatnonzero(masked).tolist() == gone[gone < 2810].tolist()
+    np.testing.assert_array_equal(chunk.values[~masked], whole.values[:2810][~masked])
+    assert chunk.left_out == ("109 rows are missing by the time column and are masked",)
+    # A clock that is not the clip's own says nothing of what is missing before its first row.
+    shifted = [f"{int(line.split()[0]) + 10**10}\t{line.partition(chr(9))[2]}" for line in lines[1:]]
+    path.write_text("\n".join([lines[0], *shifted]))
+    np.testing.assert_array_equal(next(reader.decode(source)).values, whole.values)
+
+
+def test_rows_out_of_order_or_doubled_are_told_by_line(root):
+    path = first_table(root)
+    lines = path.read_text().splitlines()
+    for wrong in ([*lines[:40], lines[41], lines[40], *lines[42:]], [*lines[:41], lines[40], *lines[41:]]):
+        path.write_text("\n".join(wrong))
+        with pytest.raises(BadDataError, match=rf"{path.name}, line 42: .* times must ascend: sort the rows"):
+            list(BioVid(root).decode(table_source(path, root)))
+
+
 @pytest.mark.parametrize("cell", ["nan", "text", ""])
 def test_a_damaged_table_is_named_with_its_line(root, cell):
     path = first_table(root)

@@ -90,6 +90,21 @@ def test_times_must_ascend_at_the_expected_rate():
         signals.check_times("a.csv", times, rate_hz=256.0)
 
 
+def test_rows_lie_where_their_times_say_and_a_clock_that_drifts_leaves_no_gap():
+    rows = np.delete(np.arange(3000), np.r_[0, 10, 500:700, 2000])
+    for rate_hz, step in ((512.0, 1e-6), (512.0, 1e-3), (500.0, 1e-6), (520.0, 1e-6)):
+        times = np.round(rows / rate_hz / step) * step
+        signals.check_times("a.csv", times, rate_hz=512.0)
+        found = signals.place_rows(times, rate_hz=512.0)
+        assert (np.diff(found)[np.diff(rows) == 1] == 1).all() and found[0] == 0
+        # The long gap is as wide as the clock says, give or take its rounding and drift.
+        np.testing.assert_allclose(
+            np.diff(found)[np.diff(rows) > 1], np.diff(rows)[np.diff(rows) > 1], rtol=0.03
+        )
+    with pytest.raises(BadDataError, match="3 rows of the 5121 that its time column spans"):
+        signals.check_times("a.csv", np.array([0, 1 / 512, 10.0]), rate_hz=512.0, tolerance=1e9)
+
+
 @given(
     length=st.integers(0, 400),
     rate_hz=st.sampled_from([1.0, 4.0, 7.3, 10.0]),

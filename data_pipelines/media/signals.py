@@ -115,31 +115,64 @@ def check_times(
     rate_hz: float,
     tolerance: float = 0.05,
 ) -> None:
-    """Checks the time column of a table of regular samples.
+    """Checks the time column of a table of regular samples, some of which may be missing.
 
     Args:
       path: For the message; line 2 is taken as the first row.
       times_seconds: [T].
       rate_hz: The rate that the rows should have.
-      tolerance: Largest relative deviation of their mean rate from it.
+      tolerance: Largest relative deviation of their usual rate from it.
 
     Raises:
-      BadDataError: The times do not ascend strictly, or the rows have another rate.
+      BadDataError: The times do not ascend strictly, the rows have another rate, or more of them are missing
+        than are there.
     """
     if len(times_seconds) < 2:
         return
-    wrong = np.flatnonzero(np.diff(times_seconds) <= 0)
+    steps = np.diff(times_seconds)
+    wrong = np.flatnonzero(steps <= 0)
     if len(wrong):
         raise BadDataError(
             f"{path}, line {wrong[0] + 3}: the time {times_seconds[wrong[0] + 1]:.6f} s does not come after "
-            f"{times_seconds[wrong[0]]:.6f} s; times must ascend"
+            f"{times_seconds[wrong[0]]:.6f} s; times must ascend: sort the rows, or copy the file again"
         )
-    measured = (len(times_seconds) - 1) / float(times_seconds[-1] - times_seconds[0])
+    # The mean would take missing rows for a lower rate.
+    measured = 1.0 / float(np.median(steps))
     if not abs(measured / rate_hz - 1.0) <= tolerance:
         raise BadDataError(
             f"{path} has {measured:.6g} rows a second by its time column; expected {rate_hz:g}: "
-            "rows are missing, or it was sampled at another rate"
+            "it was sampled at another rate, or many rows are missing"
         )
+    promised = float(times_seconds[-1] - times_seconds[0]) * rate_hz + 1
+    if promised > 2 * len(times_seconds):
+        raise BadDataError(
+            f"{path} has {len(times_seconds)} rows of the {promised:.0f} that its time column spans; "
+            "expected at least half of them: copy it again"
+        )
+
+
+def place_rows(times_seconds: np.ndarray, *, rate_hz: float) -> np.ndarray:
+    """Where the rows of a table belong in a regular signal by their own times: missing ones leave gaps.
+
+    Rows that follow each other stay so, even where the clock of the table drifts a little against the rate.
+
+    Args:
+      times_seconds: [T], checked by `check_times`.
+      rate_hz: The rate of the signal.
+
+    Returns:
+      int64 [T], strictly ascending, from 0.
+    """
+    steps = np.maximum(np.rint(np.diff(times_seconds, prepend=times_seconds[:1]) * rate_hz), 1)
+    steps[:1] = 0
+    return np.cumsum(steps).astype(np.int64)
+
+
+def fill_gaps(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """A signal with NaN where rows are missing: float32 [rows[-1] + 1, C] of values [T, C] at `rows`."""
+    filled = np.full((int(rows[-1]) + 1 if len(rows) else 0, values.shape[1]), np.nan, np.float32)
+    filled[rows] = values
+    return filled
 
 
 def signal_chunks(
@@ -149,6 +182,7 @@ def signal_chunks(
     source: str,
     rate_hz: float,
     start_seconds: float = 0.0,
+    left_out: tuple[str, ...] = (),
 ) -> Iterator[Chunk]:
     """Cuts a regular signal into chunks of at most 10 s.
 
@@ -158,6 +192,7 @@ def signal_chunks(
       source: The source's id.
       rate_hz: Samples a second.
       start_seconds: Time of the first sample.
+      left_out: What the chunks lack, a sentence each; it goes with the first of them.
 
     Yields:
       At least one chunk, in time order; only the last may be shorter than the rest.
@@ -171,4 +206,5 @@ def signal_chunks(
             np.array([start_seconds + first / rate_hz], np.float64),
             rate_hz=rate_hz,
             values=np.ascontiguousarray(values[first : first + per_chunk]),
+            left_out=left_out if not index else (),
         )

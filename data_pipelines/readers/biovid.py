@@ -125,7 +125,8 @@ class BioVid:
             "signals": f"biosignals_{self.biosignals}, columns {', '.join(self._channels)}: {RATE_HZ:g} Hz, "
             "length and scale as in the release",
             "units": "the release's tables name no units; these are the usual ones of such signals",
-            "clock": "the first row of signals and the first frame are both taken as the clip's start",
+            "clock": "the clip starts at the first frame, and at time 0 of a table of signals (at its "
+            "first row, where that is later than a clip lasts); rows missing by the time column are masked",
         }
         if self.video:
             notes["face_crop"] = self._crop_note()
@@ -216,9 +217,16 @@ class BioVid:
             return
         # A third of a clip missing is damage; a few rows more or less are not.
         table = signals.read_columns(path, ("time", *self._channels), minimum_rows=-(-2 * ROWS // 3))
-        signals.check_times(path, table[:, 0] * 1e-6, rate_hz=RATE_HZ)
+        times_seconds = table[:, 0] * 1e-6
+        signals.check_times(path, times_seconds, rate_hz=RATE_HZ)
+        rows = signals.place_rows(times_seconds, rate_hz=RATE_HZ) + _missing_at_start(times_seconds)
+        missing = int(rows[-1]) + 1 - len(rows)
         yield from signals.signal_chunks(
-            table[:, 1:].astype(np.float32), stream=source.stream, source=source.id, rate_hz=RATE_HZ
+            signals.fill_gaps(table[:, 1:], rows),
+            stream=source.stream,
+            source=source.id,
+            rate_hz=RATE_HZ,
+            left_out=(f"{missing} rows are missing by the time column and are masked",) if missing else (),
         )
 
     @property
@@ -308,6 +316,12 @@ class BioVid:
 
     def _clips(self) -> list[Clip]:
         return read_samples(self._folder() / "starting_point" / "samples.csv")
+
+
+def _missing_at_start(times_seconds: np.ndarray) -> int:
+    """How many rows a table lacks before its first one; none where its clock is not the clip's own."""
+    first = round(float(times_seconds[0]) * RATE_HZ)
+    return first if 0 < first < ROWS else 0
 
 
 def _ending(folder: str) -> str:
