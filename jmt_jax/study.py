@@ -12,7 +12,7 @@ import jax
 from data_pipelines.errors import UsageError
 from data_pipelines.loader import Shard
 from data_pipelines.splits import fold_words
-from jmt_jax import evaluate, files, logging, part_checks, run_folder, stop, watch
+from jmt_jax import evaluate, files, logging, part_checks, run_folder, run_record, stop, watch
 from jmt_jax.distributed import wait_for_all
 from jmt_jax.experiment import Config, Data, Experiment, make_experiment, make_split, num_folds, open_data
 from jmt_jax.runtime import Runtime
@@ -68,11 +68,14 @@ def run_watch(config: Config, workdir: Path) -> list[dict[str, Any]]:
       What ``watch/results.json`` (``results_<part>.json``) of each run holds.
     """
     watch.wait_for(workdir / "config.json")
+    run_record.check_options(config, workdir)
     data, runtime = open_data(config), Runtime.create(config.parallelism)
     watchers = []
     for one in _runs(config, data, workdir):
         experiment = make_experiment(config, data, fold=one.fold, seed=one.seed)
         evaluate.check(experiment)
+        if (one.folder / run_record.FILE).exists():  # a fold that has not begun has none yet
+            run_record.check(experiment, one.folder)
         watchers.append(watch.Watcher(experiment, runtime, one.folder))
     return watch.follow(watchers)
 
@@ -80,8 +83,11 @@ def run_watch(config: Config, workdir: Path) -> list[dict[str, Any]]:
 def run_evaluation(config: Config, workdir: Path) -> dict[str, Any]:
     """Evaluates checkpoints of the runs in ``workdir`` on the part ``eval.split`` again."""
     started = time.monotonic()
+    run_record.check_options(config, workdir)
     data = open_data(config)
     runs = _runs(config, data, workdir)
+    for one in runs:
+        run_record.check(make_experiment(config, data, fold=one.fold, seed=one.seed), one.folder)
     part, outcomes, written = config.eval.split, [], {}
     for one in runs:
         seconds = {"evaluation": time.monotonic() - started}

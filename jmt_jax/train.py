@@ -10,7 +10,7 @@ from typing import Any
 from data_pipelines.errors import UsageError
 from data_pipelines.loader import Shard
 from data_pipelines.splits import fold_words
-from jmt_jax import evaluate, logging, part_checks, report, run_folder, stop, trained_backbones
+from jmt_jax import evaluate, logging, part_checks, report, run_folder, run_record, stop, trained_backbones
 from jmt_jax.experiment import Config, Data, Experiment, make_experiment, open_data
 from jmt_jax.runtime import Runtime
 from jmt_jax.stage import Stage
@@ -49,6 +49,7 @@ def train_and_evaluate(
     runtime = Runtime.of(config)
     data = data or open_data(config)
     experiment = make_experiment(config, data, fold=fold, seed=seed)
+    run_record.keep(experiment, workdir, is_main=runtime.is_main)
     _log_experiment(experiment)
 
     metrics_file = logging.MetricsFile(workdir, is_main=runtime.is_main)
@@ -105,6 +106,7 @@ def extract_features(
             f"training.stages={config.training.stages!r} has no fusion; only its backbones are frozen, so "
             "there are no features to extract"
         )
+    run_record.keep(experiment, workdir, is_main=runtime.is_main and shard is None)
     metrics_file = logging.MetricsFile(workdir, is_main=runtime.is_main and shard is None)
     backbones: Params = {"params": {}, "batch_stats": {}}
     for name in experiment.stages[: experiment.stages.index("fusion")]:

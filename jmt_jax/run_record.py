@@ -1,0 +1,145 @@
+"""``record.json``: which data a run knows, and who is in which part of it.
+
+It is written before the first step and compared with what a later command finds, so that no evaluation,
+resume or extraction goes on with other recordings or another split than the weights have seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.errors import BadDataError, UsageError
+from jmt_jax import files, run_folder
+from jmt_jax.experiment import Config, Experiment
+from jmt_jax.trained_backbones import flat
+
+FILE = "record.json"
+VERSION = 1
+PARTS = ("train", "validation", "test")
+# What an evaluation may change: where files lie, and how the machine does its work.
+_FREE = ("data.dir", "data.cache_dir", "data.loader_threads", "data.loader_workers", "data.prepare_workers")
+_FREE_BRANCHES = ("eval.", "parallelism")
+
+
+def of(experiment: Experiment) -> dict[str, Any]:
+    """The record of one fold with one seed, as JSON values.
+
+    Returns:
+      ``fingerprints`` of the prepared data, ``task``, ``grid``, ``streams``, ``protocol``, ``fold``, and
+      for each part the ``subjects`` and ``recordings``.
+    """
+    data, split = experiment.data, experiment.split
+    subject_of = {recording.id: recording.subject for recording in data.prepared.recordings}
+    parts = {
+        part: {
+            "subjects": sorted({subject_of[name] for name in getattr(split, part)}),
+            "recordings": sorted(getattr(split, part)),
+        }
+        for part in PARTS
+    }
+    found = {
+        "version": VERSION,
+        "fingerprints": data.prepared.card.get("fingerprints", {}),
+        "task": data.task.name,
+        "grid": dataclasses.asdict(data.grid),
+        "streams": list(data.streams),
+        "protocol": split.name,
+        "fold": experiment.fold,
+        "seed": experiment.seed,
+        "parts": parts,
+    }
+    return json.loads(json.dumps(found))
+
+
+def keep(experiment: Experiment, folder: Path, *, is_main: bool) -> None:
+    """Writes the record of a run that begins; of one that goes on, compares it.
+
+    Raises:
+      BadDataError: The data or the split are not those that the run began with.
+    """
+    if (folder / FILE).exists():
+        check(experiment, folder)
+    elif is_main:
+        files.write_text(folder / FILE, json.dumps(of(experiment), indent=1) + "\n")
+
+
+def check(experiment: Experiment, folder: Path) -> None:
+    """Compares what is open now with the record of a run.
+
+    Raises:
+      BadDataError: There is no record, or data or split are others; the message says what.
+    """
+    path = folder / FILE
+    if not path.exists():
+        raise BadDataError(
+            f"{run_folder.named(folder)} has no {FILE}, which says whom its weights were trained on: "
+            "nothing was trained there, or by an earlier version; train again in a new --workdir"
+        )
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+        different = _differences(recorded, of(experiment))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadDataError(
+            f"{run_folder.named(path)} cannot be read ({error}); train again in a new --workdir"
+        ) from error
+    if different:
+        raise BadDataError(
+            f"the run in {run_folder.named(folder)} knows other data than these: {different[0]}. Its "
+            "figures would be of people that it may have been trained on; give --config.data.dir the data as "
+            "they were, or train anew in another --workdir"
+        )
+
+
+def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What is different, a phrase each."""
+    found = []
+    for part in PARTS:
+        old, new = (set(side["parts"][part]["subjects"]) for side in (recorded, now))
+        if old != new:
+            found.append(
+                f"its {part} part has {len(old)} subjects, here {len(new)} ({len(old ^ new)} of them are in "
+                f"one only, e.g. {min(old ^ new)})"
+            )
+        elif recorded["parts"][part]["recordings"] != now["parts"][part]["recordings"]:
+            found.append(f"the recordings of its {part} part are others")
+    found += [
+        f"{key} was {recorded[key]!r}, here it is {now[key]!r}"
+        for key in ("task", "grid", "streams", "protocol", "fold", "seed")
+        if recorded[key] != now[key]
+    ]
+    if recorded["fingerprints"] != now["fingerprints"]:
+        keys = sorted({*recorded["fingerprints"], *now["fingerprints"]})
+        changed = [key for key in keys if recorded["fingerprints"].get(key) != now["fingerprints"].get(key)]
+        found.append(f"the prepared data have another fingerprint ({', '.join(changed)})")
+    return found
+
+
+def check_options(config: Config, folder: Path) -> None:
+    """An evaluation looks at the run as it was trained: ``eval.*`` and a moved ``data.dir`` may be given.
+
+    Raises:
+      UsageError: Another option differs from the run's ``config.json``; the message names it.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UsageError(f"there is no run in {run_folder.named(folder)}: it has no config.json")
+    old, new = (
+        flat(json.loads(path.read_text(encoding="utf-8"))),
+        flat(json.loads(json.dumps(config.to_dict()))),
+    )
+    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and not _is_free(key)]
+    if changed:
+        told = ", ".join(f"{key} is {old.get(key)!r}, given {new.get(key)!r}" for key in changed[:3])
+        raise UsageError(
+            f"the run in {run_folder.named(folder)} was trained with other options ({told}); an evaluation "
+            "takes --config.eval.* and a moved --config.data.dir only. Leave the rest out, or train with it "
+            "in another --workdir"
+        )
+
+
+def _is_free(key: str) -> bool:
+    return key in _FREE or key.startswith(_FREE_BRANCHES)
