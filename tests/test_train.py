@@ -116,9 +116,9 @@ def test_a_watcher_evaluates_what_it_finds_once_and_publishes_the_best(finished,
     assert not watcher.is_done and _rows(workdir)[-1]["step"] == last["step"] and not watcher.published
 
 
-def test_evaluation_without_a_checkpoint_is_a_sentence(finished, tmp_path):
+def test_evaluation_of_a_folder_without_a_run_is_a_sentence(finished, tmp_path):
     config, _, _ = finished
-    with pytest.raises(BadDataError, match="no checkpoint of stage fusion"):
+    with pytest.raises(UsageError, match="there is no run in"):
         study.run_evaluation(config, tmp_path)
 
 
