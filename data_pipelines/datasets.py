@@ -150,5 +150,5 @@ def make_stream_windows(
 
 def _key(reader: Reader, raw: Path) -> str:
     """A short name for (reader, settings, raw folder)."""
-    facts = [reader.name, reader.version, dict(reader.settings()), str(raw.resolve())]
+    facts = [reader.name, reader.version, dict(reader.settings()), os.path.realpath(raw)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -121,7 +121,9 @@ def check_unchanged(
         _refuse(out, "from other recordings or labels; the raw folder's tables changed since")
     modified = [measure_file(root / file.path)[1] for file in files]
     if modified != [file.modified_ns for file in files]:
-        _write_modified(out, modified)
+        # It spares the next time some reading, no more: the folder may be one that is only read.
+        with contextlib.suppress(OSError):
+            _write_modified(out, modified)
 
 
 def _is_same(file: InputFile, root: Path) -> bool:

@@ -27,6 +27,7 @@ import numpy as np
 from data_pipelines import inputs, program, reader_options, storage, workers
 from data_pipelines.assemble import CARD_TEXT_FILE, assemble
 from data_pipelines.errors import BadDataError, Interrupted, UsageError
+from data_pipelines.found import Found, find
 from data_pipelines.prepare_flags import count_cores, make_parser, parse_shard
 from data_pipelines.progress import Progress
 from data_pipelines.reader_options import make_reader
@@ -51,15 +52,6 @@ Key = tuple[str, str]
 OnDone = Callable[[StoredSource], None]
 ShouldStop = Callable[[], bool]
 Decode = Callable[[list[Source], Path, ShouldStop, OnDone], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Scan:
-    """What the reader found, before anything is decoded."""
-
-    recordings: list[Recording]
-    sources: list[Source]
-    left_out: list[LeftOut]
 
 
 def _log_to_stderr(sentence: str) -> None:
@@ -103,8 +95,8 @@ def prepare(
     out = Path(out)
     _check_folder(out, Path(reader.root))
     inputs.recall_scan(reader, out)
-    scan = _scan(reader)
-    out.mkdir(parents=True, exist_ok=True)
+    scan = find(reader)
+    _begin(out)
     with only_one(out, log):
         fingerprints = _fingerprints(reader, scan)
         if is_prepared(out):
@@ -112,7 +104,6 @@ def prepare(
             inputs.check_unchanged(out, card, fingerprints, Path(reader.root), scan.sources)
             log(f"{out} is prepared already, from the same files with the same settings: nothing to do")
         else:
-            (out / UNFINISHED_FILE).write_text(_UNFINISHED_TEXT)
             inputs.remember_scan(reader, out)
             if beam_runner is None:
                 decode = _with_processes(reader, workers)
@@ -125,7 +116,7 @@ def prepare(
 
 def _run(
     reader: Reader,
-    scan: _Scan,
+    scan: Found,
     out: Path,
     decode: Decode,
     max_damaged_share: float,
@@ -179,14 +170,13 @@ def prepare_shard(
     out = Path(out)
     _check_folder(out, Path(reader.root))
     inputs.recall_scan(reader, out)
-    scan = _scan(reader)
+    scan = find(reader)
     own = dataclasses.replace(scan, sources=scan.sources[index::count])
-    out.mkdir(parents=True, exist_ok=True)
+    _begin(out)
     with only_one(out, log, shared=True):
         if is_prepared(out):
             log(f"{out} is prepared already; shard {index}/{count} has nothing to do")
             return
-        (out / UNFINISHED_FILE).write_text(_UNFINISHED_TEXT)
         _run_shard(reader, own, out, _with_processes(reader, workers), log)
     log(
         f"shard {index}/{count}: {len(own.sources)} of {len(scan.sources)} sources are decoded; when all "
@@ -194,7 +184,7 @@ def prepare_shard(
     )
 
 
-def _run_shard(reader: Reader, own: _Scan, out: Path, decode: Decode, log: Callable[[str], None]) -> None:
+def _run_shard(reader: Reader, own: Found, out: Path, decode: Decode, log: Callable[[str], None]) -> None:
     with _says_how_to_go_on(out), workers.stop_by_signal() as should_stop:
         # Those of other shards are in their hands.
         workers.remove_partial_files(out / SOURCES_FOLDER, own.sources)
@@ -204,7 +194,7 @@ def _run_shard(reader: Reader, own: _Scan, out: Path, decode: Decode, log: Calla
 def _check_folder(out: Path, raw: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out={out} is a file; name a new folder")
-    if raw.exists() and out.resolve().is_relative_to(raw.resolve()):
+    if raw.exists() and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(raw)):
         raise UsageError(
             f"--out={out} lies in the raw folder {raw}, which stays as it is; name another folder"
         )
@@ -245,21 +235,19 @@ def only_one(out: Path, log: Callable[[str], None], *, shared: bool = False) -> 
         os.close(descriptor)
 
 
-def _scan(reader: Reader) -> _Scan:
-    recordings, sources, left_out = reader.scan()
-    keys = {(source.stream, source.id) for source in sources}
-    if len(keys) != len(sources) or len({r.id for r in recordings}) != len(recordings):
-        raise ValueError(f"reader {reader.name!r} names two recordings or two sources of a stream alike")
-    lacking = [r.id for r in recordings if not r.sources or not set(r.sources.items()) <= keys]
-    if lacking:
-        raise ValueError(f"reader {reader.name!r} gives no source for a stream of recording {lacking[0]!r}")
-    if not recordings:
-        reasons = "; ".join(f"{entry.id}: {entry.reason}" for entry in left_out[:_NAMED_ENTRIES])
-        raise BadDataError(f"{reader.root} holds no recording that can be used ({reasons or 'it is empty'})")
-    return _Scan(recordings, sources, left_out)
+def _begin(out: Path) -> None:
+    """Makes the folder and marks it as unfinished, unless it is finished."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not is_prepared(out):
+            (out / UNFINISHED_FILE).write_text(_UNFINISHED_TEXT)
+    except OSError as error:
+        raise UsageError(
+            f"the folder {out} cannot be written ({error.strerror}); name one that you may write to"
+        ) from error
 
 
-def _fingerprints(reader: Reader, scan: _Scan) -> dict[str, Any]:
+def _fingerprints(reader: Reader, scan: Found) -> dict[str, Any]:
     """What the result is a function of, apart from the content of the sources' files."""
     found = [
         [[r.id, r.subject, r.group, dict(r.sources), dict(r.attributes)] for r in scan.recordings],
@@ -299,7 +287,7 @@ def _with_beam(reader: Reader, runner: str, arguments: Sequence[str], log: Calla
 
 def _decode_all(
     reader: Reader,
-    scan: _Scan,
+    scan: Found,
     folder: Path,
     decode: Decode,
     should_stop: ShouldStop,
@@ -329,7 +317,7 @@ def _decode_all(
 
 
 def _leave_out_damaged(
-    scan: _Scan, stored: Mapping[Key, StoredSource], max_damaged_share: float
+    scan: Found, stored: Mapping[Key, StoredSource], max_damaged_share: float
 ) -> tuple[list[Recording], list[LeftOut]]:
     """The recordings whose sources are all sound, and everything left out with its reason."""
     kept, damaged = [], [entry for entry in scan.left_out if entry.damaged]

@@ -23,15 +23,34 @@ def run(main: Callable[[], int]) -> NoReturn:
     none is heard: Python, taking itself apart, would let one of them end a command that is done as if it had
     failed.
 
+    Where the locale is not one of UTF-8 the command begins again in Python's UTF-8 mode: libraries underneath
+    take every name to be that.
+
     Args:
       main: Returns the exit code.
     """
+    _use_utf8()
     for number in SIGNALS:
         signal.signal(number, signal.default_int_handler)
     code = main()
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
+
+
+def _use_utf8() -> None:
+    if sys.getfilesystemencoding().lower() != "utf-8" and not sys.flags.utf8_mode:
+        os.environ["PYTHONUTF8"] = "1"  # for processes that this one starts
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    for argument in sys.argv[1:]:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            print(
+                f"the name {ascii(argument)} is not UTF-8: it was written in another encoding; rename it",
+                file=sys.stderr,
+            )
+            sys.exit(2)
 
 
 def begin_worker(index: int = 0, count: int = 1) -> None:

@@ -124,7 +124,7 @@ def _add_array(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
 
 def without_root(text: str, reader: Reader) -> str:
     """A sentence in which paths are relative to the raw folder: results are the same wherever it lies."""
-    for root in (reader.root, str(Path(reader.root).resolve())):
+    for root in (reader.root, os.path.realpath(reader.root)):
         text = text.replace(root.rstrip("/") + "/", "")
     return text
 
