@@ -17,8 +17,8 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
-
-from tests.affwild2_case import affwild2_prepared, affwild2_release, affwild2_root  # noqa: E402, F401
+from affwild2_case import affwild2_prepared, affwild2_release, affwild2_root  # noqa: E402, F401
+from prepare_case import decoded, raw  # noqa: E402, F401
 
 # The examples are the same in every run: a test that failed for somebody fails for everybody.
 hypothesis.settings.register_profile("repeatable", deadline=None, max_examples=25, derandomize=True)

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from affwild2_case import LONG, PAIR, SHORT, SILENT, TEST, VALIDATION, annotation_file, decode, scan
 
 from data_pipelines import storage
 from data_pipelines.errors import BadDataError, UsageError
@@ -15,7 +16,6 @@ from data_pipelines.sample.affwild2 import (
     TEST_LIST,
 )
 from data_pipelines.tasks import find_task
-from tests.affwild2_case import LONG, PAIR, SHORT, SILENT, TEST, VALIDATION, annotation_file, decode, scan
 
 
 def test_recordings_are_face_tracks_with_parts_and_videos(affwild2_release):

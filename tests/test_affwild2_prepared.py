@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from affwild2_case import LONG, PAIR, SHORT, SILENT, TEST, VALIDATION, digest, scan
 
 from data_pipelines import inputs, storage
 from data_pipelines.errors import UsageError
@@ -24,7 +25,6 @@ from data_pipelines.sample.affwild2 import (
 )
 from data_pipelines.source import PreparedSet, is_prepared
 from data_pipelines.splits import Item, make_split
-from tests.affwild2_case import LONG, PAIR, SHORT, SILENT, TEST, VALIDATION, digest, scan
 
 
 def test_the_prepared_set_is_little_larger_than_crops_and_sound(affwild2_release, tmp_path):

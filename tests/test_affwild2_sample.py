@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from affwild2_case import digest
 
 from data_pipelines import storage
 from data_pipelines.errors import UsageError
@@ -17,7 +18,6 @@ from data_pipelines.sample.affwild2 import (
     plan_video,
     write_affwild2,
 )
-from tests.affwild2_case import digest
 
 
 def test_the_bytes_are_the_same_with_one_worker_or_two(tmp_path):

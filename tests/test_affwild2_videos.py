@@ -7,12 +7,12 @@ import shutil
 import av
 import numpy as np
 import pytest
+from affwild2_case import LONG, PAIR, SHORT, SILENT, TEST, VALIDATION, decode, scan
 
 from data_pipelines.errors import BadDataError, UsageError
 from data_pipelines.media.video import read_frames
 from data_pipelines.prepare import prepare
 from data_pipelines.readers.affwild2 import Affwild2
-from tests.affwild2_case import LONG, PAIR, SHORT, SILENT, TEST, VALIDATION, decode, scan
 
 
 def repacked(path, ending):

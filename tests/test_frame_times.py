@@ -3,12 +3,12 @@ from __future__ import annotations
 import av
 import numpy as np
 import pytest
+from affwild2_case import PAIR
 
 from data_pipelines.errors import BadDataError
 from data_pipelines.media import video
 from data_pipelines.media.frame_times import read_frame_times
 from data_pipelines.media.video_writing import write_video
-from tests.affwild2_case import PAIR
 
 
 def test_packets_tell_the_times_that_decoding_does(affwild2_release, tmp_path):

@@ -9,13 +9,13 @@ import subprocess
 import sys
 
 import pytest
+from affwild2_case import digest
 
 from data_pipelines.errors import BadDataError, UsageError
 from data_pipelines.prepare import main, make_reader, prepare
 from data_pipelines.sample.biovid import BioVidSampleSpec, write_biovid
 from data_pipelines.sample.e4 import E4SampleSpec, write_e4
 from data_pipelines.source import PreparedSet
-from tests.affwild2_case import digest
 
 OPTIONS = {"biovid": {"size": 16}, "affwild2": {"size": 32}, "e4": {}}
 

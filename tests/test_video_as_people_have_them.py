@@ -8,13 +8,13 @@ import struct
 import av
 import numpy as np
 import pytest
+from test_video import read_all, write_video
 
 from data_pipelines.errors import BadDataError
 from data_pipelines.media import display, video
 from data_pipelines.media.audio import decode_audio
 from data_pipelines.media.frame_times import read_frame_times
 from data_pipelines.media.video_writing import write_film
-from tests.test_video import read_all, write_video
 
 GREY = [np.full((64, 64, 3), 8 * shade, np.uint8) for shade in range(30)]
 QUARTERS = np.zeros((64, 64, 3), np.uint8)
