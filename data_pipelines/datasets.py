@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,46 @@ from data_pipelines.recording import Reader
 from data_pipelines.source import DEFAULT_CACHE_BYTES, PreparedSet, is_prepared
 from data_pipelines.stream_windows import FrameWindows, SignalWindows
 
+_NAME_A_CACHE = (
+    "name one that can: JMT_CACHE_DIR=DIR before the command, or --config.data.cache_dir=DIR (samples, "
+    "prepared data and compiled programs are kept there)"
+)
 DATASETS = ("affwild2", "biovid", "e4")
 
 
 def default_cache_dir() -> Path:
-    """``$JMT_CACHE_DIR``, else ``jmt_jax`` in the user's cache folder."""
-    if "JMT_CACHE_DIR" in os.environ:
+    """``$JMT_CACHE_DIR``, else ``jmt_jax`` in the user's cache folder.
+
+    Raises:
+      UsageError: There is no home folder; the message names the variable.
+    """
+    if os.environ.get("JMT_CACHE_DIR"):
         return Path(os.environ["JMT_CACHE_DIR"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jmt_jax"
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"]) / "jmt_jax"
+    try:
+        return Path.home() / ".cache" / "jmt_jax"
+    except RuntimeError as error:
+        raise UsageError(f"there is no home folder for the cache ({error}); {_NAME_A_CACHE}") from error
+
+
+def usable_cache_dir(text: str) -> Path:
+    """The cache folder, made if need be.
+
+    Args:
+      text: ``config.data.cache_dir``; "" for `default_cache_dir`.
+
+    Raises:
+      UsageError: It cannot be written; the message says what to name instead.
+    """
+    folder = Path(text) if text else default_cache_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        said = error.strerror or error
+        raise UsageError(f"the cache folder {folder} cannot be written ({said}); {_NAME_A_CACHE}") from error
 
 
 def open_dataset(

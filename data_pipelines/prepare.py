@@ -9,6 +9,7 @@ and started again, it goes on where it was, and the bytes are those of an uninte
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import fcntl
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import inputs, program, reader_options, storage, workers
+from data_pipelines import endings, inputs, program, reader_options, storage, workers
 from data_pipelines.assemble import CARD_TEXT_FILE, assemble
 from data_pipelines.errors import BadDataError, Interrupted, UsageError
 from data_pipelines.found import Found, find
@@ -357,29 +358,25 @@ def _remove_scaffolding(out: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     given = make_parser().parse_args(arguments)
-    try:
-        reader = make_reader(given.dataset, Path(given.raw).absolute(), **reader_options.chosen(given))
-        count = count_cores() if given.workers is None else given.workers
-        if given.shard:
-            if given.beam_runner:
-                raise UsageError("--shard is for processes of this machine; Beam shares the work by itself")
-            prepare_shard(reader, Path(given.out), parse_shard(given.shard), workers=count)
-            return 0
-        prepare(
-            reader,
-            Path(given.out),
-            workers=count,
-            max_damaged_share=given.max_damaged,
-            beam_runner=given.beam_runner,
-            beam_args=shlex.split(given.beam_args),
-        )
-    except (UsageError, BadDataError, Interrupted) as error:
-        _log_to_stderr(f"prepare: {error}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        _log_to_stderr("prepare: stopped before the work began; run the same command again")
-        return Interrupted.exit_code
-    return 0
+    return endings.guarded(lambda: _prepare_as_said(given), name="prepare")
+
+
+def _prepare_as_said(given: argparse.Namespace) -> None:
+    reader = make_reader(given.dataset, Path(given.raw).absolute(), **reader_options.chosen(given))
+    count = count_cores() if given.workers is None else given.workers
+    if given.shard:
+        if given.beam_runner:
+            raise UsageError("--shard is for processes of this machine; Beam shares the work by itself")
+        prepare_shard(reader, Path(given.out), parse_shard(given.shard), workers=count)
+        return
+    prepare(
+        reader,
+        Path(given.out),
+        workers=count,
+        max_damaged_share=given.max_damaged,
+        beam_runner=given.beam_runner,
+        beam_args=shlex.split(given.beam_args),
+    )
 
 
 if __name__ == "__main__":

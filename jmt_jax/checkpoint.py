@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
+import re
 from typing import Any
 
 import jax
@@ -18,6 +21,10 @@ from jmt_jax.train_state import TrainState
 _VARIABLES, _OPTIMIZER, _PROGRESS = "variables", "optimizer", "progress"
 _TEMPORARY, _DAMAGED = "orbax-checkpoint-tmp", ".damaged"
 MOST_FAILED_SAVES = 3
+# What storage says, out of what the libraries above it wrap around that.
+_OF_THE_SYSTEM = re.compile(
+    "|".join(os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS))
+)
 
 
 class Checkpoints:
@@ -281,7 +288,8 @@ class Checkpoints:
     def _save_failed(self, error: Exception) -> None:
         """Counts a save that failed; what is on disk stays as it is."""
         step, self._under_way = self._under_way, None
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        found = _OF_THE_SYSTEM.search(str(error))
+        reason = found[0] if found else f"{type(error).__name__}: {error}".splitlines()[0]
         self._failed.append(reason)
         logging.warning(f"checkpoint {step} could not be saved in {self._directory}: {reason}")
         if ocp.multihost.process_index() == 0:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_pipelines import endings, program
 from data_pipelines.errors import BadDataError, UsageError
 from jmt_jax import frame_tables, one_answer, results, run_config, statistics
 from jmt_jax.statistics import Interval, Predictions
@@ -168,13 +168,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--split", default="test", help="the part that was evaluated (default: test)")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         print(table([load(folder, options.split) for folder in options.runs], options.metric))
-    except (UsageError, BadDataError) as error:
-        print(f"{'usage' if error.exit_code == 2 else 'data'} error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+
+    return endings.guarded(work)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_pipelines import endings, program
 from data_pipelines.errors import BadDataError, UsageError
 from jmt_jax import torch_files, torch_names
 from jmt_jax.torch_networks import BACKBONE, COUNTERS, NETWORKS, Network, Plan
@@ -356,6 +356,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise UsageError(f"there is no network {arguments.network!r}; known are {', '.join(NETWORKS)}")
     if out.suffix != SUFFIX:
         raise UsageError(f"--out is {out}; give a name that ends with {SUFFIX}")
+    if out.parent.exists() and not out.parent.is_dir():
+        raise UsageError(f"--out is {out}, but {out.parent} is a file; name a folder for it")
     if out.exists() and source.exists() and out.samefile(source):
         raise UsageError(f"--out is {out}, the very file that is read; give another name")
     tensors = torch_files.flatten(torch_files.read(source))
@@ -376,16 +378,8 @@ def run(arguments: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    try:
-        run(arguments)
-    except (UsageError, BadDataError) as error:
-        print(f"{'usage' if error.exit_code == 2 else 'data'} error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:  # a folder that cannot be written to, a file that may not be read
-        print(f"usage error: {error}", file=sys.stderr)
-        return UsageError.exit_code
-    return 0
+    return endings.guarded(lambda: run(arguments))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)

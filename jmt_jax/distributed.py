@@ -7,7 +7,6 @@ import dataclasses
 import importlib.util
 import os
 import re
-import socket
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -17,14 +16,14 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from data_pipelines.errors import BadDataError, Interrupted, UsageError
+from data_pipelines import endings
+from data_pipelines.errors import Interrupted, UsageError
 from jmt_jax import logging, moves
 
 MODES = ("auto", "off")
 DEFAULT_TIMEOUT_SECONDS = 100
 _SHUTDOWN_SECONDS = 600  # The first process still draws and writes while the others have done their part.
 _TEXT_BYTES = 512
-_ALONE_SECONDS = 10_000_000
 # What XLA's collectives (gloo, NCCL, TPU) say when another process is gone; they know no number.
 _BROKEN_COLLECTIVE = re.compile(r"Gloo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED|[Cc]onnection (closed|reset)")
 _VERDICT_SECONDS = 5
@@ -99,7 +98,8 @@ def find_source(
 def initialise(options: Options) -> str:
     """Joins the other processes; must come before anything asks JAX for devices.
 
-    A single process joins itself too: only then does JAX hear of a preemption.
+    A process that is alone joins nobody: it needs no network and no name, and hears of a preemption itself
+    (`jmt_jax.stop`).
 
     Returns:
       What `find_source` says.
@@ -109,7 +109,7 @@ def initialise(options: Options) -> str:
     """
     options.check()
     source = find_source(options)
-    if source == "off":
+    if source in ("off", "one process"):
         return source
     limits = {
         "initialization_timeout": options.timeout_seconds,
@@ -127,14 +127,11 @@ def initialise(options: Options) -> str:
             )
         elif source == "SLURM":
             jax.distributed.initialize(cluster_detection_method="slurm", **limits)
-        elif source == "Cloud TPU":
-            jax.distributed.initialize(**limits)
         else:
-            _initialise_alone(limits)
+            jax.distributed.initialize(**limits)
     except (RuntimeError, ValueError) as error:
         if source == "Cloud TPU" and "should be defined" in str(error):
             # A TPU machine without Google's metadata: nobody says that there are others.
-            _initialise_alone(limits)
             return "one process"
         what = " ".join(str(error).split())
         raise UsageError(
@@ -142,17 +139,6 @@ def initialise(options: Options) -> str:
             "Start all of them, with the same coordinator and count, and see that its port is open"
         ) from error
     return source
-
-
-def _initialise_alone(limits: Mapping[str, int]) -> None:
-    # A laptop that sleeps, or Ctrl-Z, is no lost process: nobody else waits for this one.
-    limits = {**limits, "heartbeat_timeout_seconds": _ALONE_SECONDS}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    jax.distributed.initialize(
-        address, 1, 0, cluster_detection_method="deactivate", coordinator_bind_address=address, **limits
-    )
 
 
 def expected_processes(environment: Mapping[str, str] = os.environ) -> tuple[int, str]:
@@ -232,12 +218,11 @@ def ends_with_others(options: Options) -> Iterator[None]:
 
 
 def _what_happened(error: BaseException) -> list[str]:
-    if isinstance(error, (UsageError, BadDataError, Interrupted)):
-        return [str(error)]
+    if (ending := endings.of(error)) is not None:
+        return [ending.sentence]
     return "".join(traceback.format_exception(error)).splitlines()
 
 
 def _exit_code(error: BaseException) -> int:
-    if isinstance(error, KeyboardInterrupt):
-        return Interrupted.exit_code
-    return getattr(error, "exit_code", 1)
+    ending = endings.of(error)
+    return 1 if ending is None else ending.code

@@ -18,6 +18,7 @@ from data_pipelines.loader import PADDING
 from data_pipelines.splits import fold_words
 from jmt_jax import (
     control_models,
+    divergence,
     extract,
     frame_tables,
     logging,
@@ -111,9 +112,10 @@ def predict(
         found, index, masks = runtime.fetch_rows(
             (eval_step(variables, batch), batch["index"], batch["masks"] if has_frames else {})
         )
-        if has_frames:
-            found = np.where(present(masks)[..., None], found, np.nan)
-        for row, values in zip(np.asarray(index), np.asarray(found), strict=True):
+        index, found = np.asarray(index), np.asarray(found)
+        known = np.asarray(present(masks)) if has_frames else np.ones(len(found), bool)
+        divergence.check_outputs(found[index != PADDING], known[index != PADDING])
+        for row, values in zip(index, np.where(known[..., None], found, np.nan), strict=True):
             if row != PADDING:
                 logits[place_of[int(row)]] = values
     return logits
@@ -167,7 +169,8 @@ def evaluate_run(
         make_eval_step(experiment.model("evaluation", runtime.axis_name)), rows_out=True
     )
     rows = experiment.rows[part]
-    logits = predict(experiment, runtime, eval_step, runtime.put_state(variables), rows)
+    with divergence.explained(experiment.config, experiment.stages[-1]):
+        logits = predict(experiment, runtime, eval_step, runtime.put_state(variables), rows)
     outcome = Outcome(
         split=experiment.split_facts,
         table=make_table(experiment.config, experiment.data, rows, logits),
@@ -180,9 +183,8 @@ def evaluate_run(
         control_models.save(workdir / "predictions", part, outcome.controls, names)
         if experiment.data.has_frames:
             frame_tables.write(experiment, rows, logits, outcome.table, workdir, part)
-    return summarise(
-        experiment.config, experiment.data, [outcome], workdir, part=part, is_main=runtime.is_main
-    )
+    config, data = experiment.config, experiment.data
+    return summarise(config, data, [outcome], workdir, part=part, is_main=runtime.is_main)
 
 
 def load_outcome(experiment: Experiment, workdir: Path, part: str = "test") -> Outcome:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines import label_shuffle, splits
-from data_pipelines.datasets import default_cache_dir, make_stream_windows, open_dataset
+from data_pipelines.datasets import make_stream_windows, open_dataset, usable_cache_dir
 from data_pipelines.errors import UsageError
 from data_pipelines.items import Grid, ItemTable, make_items
 from data_pipelines.loader import Loader
@@ -237,7 +237,7 @@ def comma_separated_streams(config: Config) -> tuple[str, ...]:
 
 def cache_dir(config: Config) -> Path:
     """Where samples, prepared data and compiled programs are kept."""
-    return Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()
+    return usable_cache_dir(config.data.cache_dir)
 
 
 def open_data(config: Config) -> Data:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import logging
 import sys
+import threading
 import time
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from data_pipelines import endings
+from data_pipelines.errors import BadDataError, Interrupted, UsageError
 from jmt_jax import files
 
 LOGGER = logging.getLogger("jmt_jax")
@@ -25,9 +31,11 @@ def set_up(workdir: Path | None = None) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if workdir is not None:
         workdir.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(workdir / "log.txt"))
+        handlers.append(_LogFile(workdir / "log.txt", encoding="utf-8"))
     # What Orbax finds wrong in the background it raises as well, and `Checkpoints` says it in one line.
     logging.getLogger("absl").addFilter(_is_no_traceback_of_orbax)
+    sys.excepthook = _say_but_for_closed_loops
+    threading.excepthook = lambda found: _say_but_for_closed_loops(*found[:3])
     for old in list(LOGGER.handlers):
         LOGGER.removeHandler(old)
         old.close()
@@ -38,6 +46,50 @@ def set_up(workdir: Path | None = None) -> None:
 
 def _is_no_traceback_of_orbax(record: logging.LogRecord) -> bool:
     return not (record.exc_info and "orbax" in record.pathname)
+
+
+def _say_but_for_closed_loops(kind: type, error: BaseException, trace: Any) -> None:
+    """As Python does, but for TensorStore's writers: a save that failed leaves them no loop to report to."""
+    if not (isinstance(error, RuntimeError) and "Event loop is closed" in str(error)):
+        sys.__excepthook__(kind, error, trace)
+
+
+class _LogFile(logging.FileHandler):
+    """A log file on a disk that may be full: lines are lost then, and standard error says so once."""
+
+    _said = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the name that logging calls)
+        """Instead of a stack trace a line."""
+        if not self._said:
+            self._said = True
+            reason = sys.exc_info()[1]
+            sys.stderr.write(f"{self.baseFilename} cannot be written ({reason}); lines are missing in it\n")
+
+    def close(self) -> None:
+        """Closes the file, whatever becomes of its last lines; that was said."""
+        with contextlib.suppress(OSError):
+            super().close()
+
+
+@contextlib.contextmanager
+def ending_noted() -> Iterator[None]:
+    """Writes what ends the work into ``log.txt``: whoever started it may not see standard error any more.
+
+    For what is no error of our own, where it came from as well: standard error has one sentence.
+    """
+    try:
+        yield
+    except BaseException as error:
+        ending = endings.of(error)
+        lines = [f"{ending.kind}: {ending.sentence}"] if ending else []
+        if not isinstance(error, (UsageError, BadDataError, Interrupted, KeyboardInterrupt)):
+            lines += traceback.format_exception(error)
+        record = LOGGER.makeRecord(LOGGER.name, logging.ERROR, "", 0, "\n".join(lines), (), None)
+        for handler in LOGGER.handlers:
+            if isinstance(handler, _LogFile):
+                handler.handle(record)
+        raise
 
 
 def info(message: str, *args: Any) -> None:

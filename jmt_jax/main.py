@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import difflib
-import errno
 import importlib.util
 import os
 import re
@@ -15,8 +14,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from data_pipelines import program
-from data_pipelines.errors import BadDataError, Interrupted, UsageError
+from data_pipelines import endings, program
+from data_pipelines.errors import UsageError
 from jmt_jax import addresses
 
 _USAGE = """Trains and evaluates joint multimodal transformers.
@@ -43,8 +42,6 @@ _USAGE = """Trains and evaluates joint multimodal transformers.
 Exit codes: 0 done, 2 usage, 3 bad data, 75 stopped (the same command goes on)."""
 
 FLAGS = flags.FLAGS
-# Full disks, read-only folders, quotas, limits of file size.
-_STORAGE_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR)
 
 
 def define_flags(argv: list[str]) -> list[str]:
@@ -141,7 +138,7 @@ def run() -> None:
         runtime.enable_compilation_cache(experiment.cache_dir(FLAGS.config))
         first_lines.write(FLAGS.config, source, options)
         stop.install()
-        with moves.watched(FLAGS.stuck_seconds), run_folder.pushed(workdir):
+        with logging.ending_noted(), moves.watched(FLAGS.stuck_seconds), run_folder.pushed(workdir):
             if FLAGS.mode == "eval" and FLAGS.watch:
                 study.run_watch(FLAGS.config, workdir)
             elif FLAGS.mode == "eval":
@@ -167,33 +164,17 @@ def _plan() -> None:
 
 def main() -> int:
     """Entry point; returns the exit code."""
-    try:
-        # ml_collections reads the overrides from sys.argv itself.
-        argv = sys.argv = define_flags(sys.argv)
-        if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
-            print(_help())
-            return 0
-        parse(argv)
-        run()
-    except (UsageError, BadDataError) as error:
-        print(f"{'usage' if error.exit_code == 2 else 'data'} error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        if error.errno not in _STORAGE_ERRORS:
-            raise
-        print(
-            f"data error: {error.filename or 'a file'} cannot be written: {error.strerror}; make room "
-            "or give write permission, then run the same command again",
-            file=sys.stderr,
-        )
-        return BadDataError.exit_code
-    except Interrupted as error:
-        print(f"interrupted: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted: the same command with the same --workdir goes on", file=sys.stderr)
-        return Interrupted.exit_code
-    return 0
+    return endings.guarded(_main)
+
+
+def _main() -> None:
+    # ml_collections reads the overrides from sys.argv itself.
+    argv = sys.argv = define_flags(sys.argv)
+    if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
+        print(_help())
+        return
+    parse(argv)
+    run()
 
 
 def _given(argv: list[str], name: str) -> str | None:

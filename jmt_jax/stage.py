@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,6 +17,7 @@ from data_pipelines.loader import Shard
 from data_pipelines.worker_batches import LostWorker
 from jmt_jax import evaluate, extract, logging, moves, run_folder, stop
 from jmt_jax.checkpoint import Checkpoints
+from jmt_jax.divergence import Diverged, what_to_lower
 from jmt_jax.experiment import Experiment
 from jmt_jax.models.parameters import parameter_table
 from jmt_jax.optimizer import make_optimizer, make_schedule
@@ -100,7 +102,10 @@ class Stage:
                 f"stage {self._name}: {self._total_steps} steps, {self._steps_per_epoch} an epoch\n"
                 f"{parameter_table(state.variables)}\ntrained in this stage: {learned:,} parameters"
             )
-            state = self._loop(state, trainable)
+            try:
+                state = self._loop(state, trainable)
+            except Diverged as error:
+                raise self._with_advice(error) from error
         self._checkpoints.keep_last_and_best()
         best = self._checkpoints.restore_variables(self._checkpoints.best_step(), state.evaluated_variables)
         self._checkpoints.close()
@@ -259,6 +264,10 @@ class Stage:
         except Interrupted:
             self._evaluation_due = True
             self._save_and_leave(state, step)
+        except Diverged as error:
+            raise Diverged(f"at step {step} of {self._total_steps}, {error}") from error
+        if not math.isfinite(scores["loss"]):
+            raise Diverged(f"at step {step} of {self._total_steps}, the loss is {scores['loss']}")
         value = scores[self._experiment.selection_metric]
         if is_better(value, scores["loss"], self._best):
             self._best = {"best_step": step, "best_value": value, "best_loss": scores["loss"]}
@@ -273,6 +282,14 @@ class Stage:
         part = self._experiment.split.selection
         loss = "none" if trained["loss"] is None else f"{trained['loss']:.4f}"
         self._log(step, f"train loss {loss}  {part}: {shown}{best}", clock)
+
+    def _with_advice(self, error: Diverged) -> Diverged:
+        """The sentence of a training that has diverged, once what was saved before is whole."""
+        self._checkpoints.wait()
+        good = self._checkpoints.best_step()
+        kept = "no checkpoint was saved yet" if good is None else f"checkpoint {good} of before is kept"
+        advice = what_to_lower(self._name, self._experiment.config.training[self._name])
+        return Diverged(f"stage {self._name} has diverged: {error}; {kept}; {advice}")
 
     def _save(self, state: TrainState, step: int) -> None:
         """Starts saving all that going on from here needs."""

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from data_pipelines.errors import BadDataError
 from data_pipelines.loader import PADDING, Batch
 from jmt_jax import files, logging
+from jmt_jax.divergence import Diverged
 
 # Steps whose outcome the host may not have seen yet; each holds on to its batch. The device never waits.
 _MOST_UNSEEN = 2
@@ -63,7 +63,7 @@ class StepMonitor:
           measured: What the step returned: ``loss``, ``gradient_norm``, ``skipped``.
 
         Raises:
-          BadDataError: The last ``most_bad_steps`` steps that have been seen had bad numbers.
+          Diverged: The last ``most_bad_steps`` steps that have been seen had bad numbers.
         """
         self._unseen.append(_Step(number, batch, measured))
         while len(self._unseen) > _MOST_UNSEEN:
@@ -110,10 +110,10 @@ class StepMonitor:
         found = f"loss {measured['loss']}, gradient norm {measured['gradient_norm']}"
         logging.warning(f"stage {self._stage}: step {step.number} is skipped ({found}); its batch: {path}")
         if self._in_a_row >= self._most_bad_steps:
-            raise BadDataError(
-                f"stage {self._stage}: {self._in_a_row} steps in a row had no finite loss and gradient, the "
-                f"last one is {step.number} ({found}); look at {path.parent} for their items, then lower the "
-                "learning rate or mend the data (training.max_bad_steps says how many are put up with)"
+            raise Diverged(
+                f"{self._in_a_row} steps in a row had no finite loss and gradient, the "
+                f"last one is {step.number} ({found}; {path.parent} has their items, and "
+                "training.max_bad_steps says how many are put up with)"
             )
 
     def _dump(self, step: _Step, measured: Mapping[str, Any]) -> Path:

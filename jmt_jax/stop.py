@@ -8,6 +8,7 @@ long as every process looks equally often.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -91,6 +92,7 @@ def _hear(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGINT and number in _asked.signals:
         raise KeyboardInterrupt  # twice: whoever sits there does not want to wait
     _asked.signals.append(number)
-    os.write(2, b"asked to stop: this takes until the current step or batch is done\n")
+    with contextlib.suppress(OSError):  # nobody may be reading
+        os.write(2, b"asked to stop: this takes until the current step or batch is done\n")
     if jax.process_count() > 1:
         os.kill(os.getpid(), signal.SIGTERM)
