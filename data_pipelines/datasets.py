@@ -63,6 +63,19 @@ def usable_cache_dir(text: str) -> Path:
         raise UsageError(f"the cache folder {folder} cannot be written ({said}); {_NAME_A_CACHE}") from error
 
 
+def check_directory(text: str) -> Path:
+    """``config.data.dir`` as a path.
+
+    Raises:
+      BadDataError: It is no folder.
+    """
+    path = Path(text)
+    if path.is_dir():
+        return path
+    found = f"{text} is a file" if path.exists() else f"there is no folder {text}"
+    raise BadDataError(f"{found}; --config.data.dir is a raw or a prepared folder")
+
+
 def open_dataset(
     name: str,
     directory: str,
@@ -92,11 +105,7 @@ def open_dataset(
     if name not in DATASETS:
         raise UsageError(f"there is no data set {name!r}; --config.data.name is one of {', '.join(DATASETS)}")
     if directory:
-        path = Path(directory)
-        if not path.is_dir():
-            raise BadDataError(
-                f"there is no folder {directory}; --config.data.dir is a raw or a prepared folder"
-            )
+        path = check_directory(directory)
         if is_prepared(path):
             log(f"prepared data: {path}")
             return PreparedSet.open(path, max_cache_bytes=max_cache_bytes)
@@ -118,17 +127,27 @@ def make_sample(name: str, options: Mapping[str, Any], cache_dir: Path) -> Path:
       UsageError: An option does not exist or is out of range.
     """
     # Only a run without data needs the generator of people.
+    from data_pipelines.sample.store import sample_dir
+
+    spec = sample_spec(name, options)
+    return sample_dir(cache_dir / "samples", name, spec)
+
+
+def sample_spec(name: str, options: Mapping[str, Any]) -> Any:
+    """What a sample is to be made of; nothing is made yet.
+
+    Raises:
+      UsageError: An option does not exist or is out of range.
+    """
     from data_pipelines.sample.affwild2 import Affwild2SampleSpec
     from data_pipelines.sample.biovid import BioVidSampleSpec
     from data_pipelines.sample.e4 import E4SampleSpec
-    from data_pipelines.sample.store import sample_dir
 
     specs = {"affwild2": Affwild2SampleSpec, "biovid": BioVidSampleSpec, "e4": E4SampleSpec}
     try:
-        spec = specs[name](**options)
+        return specs[name](**options)
     except (TypeError, ValueError) as error:
         raise UsageError(f"config.data.sample does not describe a {name} sample: {error}") from error
-    return sample_dir(cache_dir / "samples", name, spec)
 
 
 def make_stream_windows(

@@ -85,7 +85,8 @@ def names(experiment: Experiment) -> tuple[str, ...]:
             raise UsageError(f"controls names {name!r}; a control is one of {', '.join(known)}")
     if "time" in wanted and experiment.data.grid.kind == "clip":
         raise UsageError("the control 'time' needs a sliding or frames grid; clips have no time of their own")
-    if NEED_NUMBERS & set(wanted) and not _streams(experiment):
+    is_open = experiment.loader is not None  # before that nobody knows what the streams hold
+    if NEED_NUMBERS & set(wanted) and is_open and not _streams(experiment):
         raise UsageError(
             f"the controls {' and '.join(sorted(NEED_NUMBERS))} need a stream of signals, faces or sound; "
             "set --config.controls=majority"

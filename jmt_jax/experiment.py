@@ -66,7 +66,7 @@ class Data:
     @property
     def has_frames(self) -> bool:
         """True where every token is about a frame of its own, and results are about frames."""
-        return self.items.token_frames is not None
+        return self.grid.kind == "frames"
 
     @property
     def warning(self) -> str:
@@ -136,8 +136,8 @@ class Experiment:
             return build_model(
                 streams,
                 {stream: self._backbone(stream) for stream in streams},
-                {"name": fusion, **_plain(config[options])},
-                {"outputs": self.num_outputs, **_plain(head)},
+                {"name": fusion, **plain(config[options])},
+                {"outputs": self.num_outputs, **plain(head)},
                 frozen=streams if stage == "fusion" else (),
                 axis_name=axis_name,
                 modality_dropout=config.modality_dropout if stage not in streams else 0.0,
@@ -166,7 +166,7 @@ class Experiment:
         found = [
             (stream, part, Path(path))
             for stream in streams
-            for part, path in _weights_of(_plain(self.config.model[stream]))
+            for part, path in _weights_of(plain(self.config.model[stream]))
         ]
         if stage not in self.data.streams and self.config.model.fusion_weights:
             found.append(("", "", Path(self.config.model.fusion_weights)))
@@ -222,12 +222,12 @@ def comma_separated(text: str | Sequence[str]) -> tuple[str, ...]:
 
 def backbone_options(config: Config, stream: str) -> dict[str, Any]:
     """The name and the arguments of a stream's backbone, without files of weights."""
-    return _without_weights(_plain(config.model[stream]))
+    return _without_weights(plain(config.model[stream]))
 
 
 def window_options(config: Config, stream: str) -> dict[str, Any]:
     """What ``config.data.streams.<stream>`` says."""
-    return _plain(config.data.streams[stream])
+    return plain(config.data.streams[stream])
 
 
 def comma_separated_streams(config: Config) -> tuple[str, ...]:
@@ -235,13 +235,12 @@ def comma_separated_streams(config: Config) -> tuple[str, ...]:
     return tuple(config.data.streams)
 
 
-def cache_dir(config: Config) -> Path:
-    """Where samples, prepared data and compiled programs are kept."""
-    return usable_cache_dir(config.data.cache_dir)
+def used_streams(config: Config) -> tuple[str, ...]:
+    """The streams of ``config.model.streams``, in order.
 
-
-def open_data(config: Config) -> Data:
-    """Opens the data set of a configuration and cuts it into items."""
+    Raises:
+      UsageError: One is not described, or is named twice, or there is none.
+    """
     streams = comma_separated(config.model.streams)
     for stream in streams:
         if stream not in config.data.streams or stream not in config.model:
@@ -251,13 +250,24 @@ def open_data(config: Config) -> Data:
             )
     if not streams or len(set(streams)) < len(streams):
         raise UsageError(f"model.streams is {config.model.streams!r}; name one or more streams, each once")
+    return streams
+
+
+def cache_dir(config: Config) -> Path:
+    """Where samples, prepared data and compiled programs are kept."""
+    return usable_cache_dir(config.data.cache_dir)
+
+
+def open_data(config: Config) -> Data:
+    """Opens the data set of a configuration and cuts it into items."""
+    streams = used_streams(config)
     task = find_task(config.data.task).leaving_out(config.data.get("leave_out_labels", ()))
-    grid = Grid(**_plain(config.data.grid))
+    grid = Grid(**plain(config.data.grid))
     prepared = open_dataset(
         config.data.name,
         config.data.dir,
-        reader_options=_plain(config.data.reader),
-        sample_options=_plain(config.data.sample),
+        reader_options=plain(config.data.reader),
+        sample_options=plain(config.data.sample),
         cache_dir=cache_dir(config),
         workers=config.data.prepare_workers,
         log=logging.info,
@@ -310,11 +320,11 @@ def make_experiment(config: Config, data: Data, *, fold: int, seed: int) -> Expe
         names = ("shuffle", config.protocol.seed, seed, fold)
         items, shuffled = label_shuffle.shuffle(data.prepared, data.task, data.grid, data.items, rows, names)
         data = dataclasses.replace(data, items=items)
-    loss = _make_loss(config, data.task)
+    loss = make_loss(config, data.task)
     training = frozenset(int(number) for number in np.unique(data.items.recording[rows["train"]]))
     windows = {
         stream: make_stream_windows(
-            data.prepared, stream, data.grid, _plain(config.data.streams[stream]), training=training
+            data.prepared, stream, data.grid, plain(config.data.streams[stream]), training=training
         )
         for stream in data.streams
     }
@@ -322,7 +332,7 @@ def make_experiment(config: Config, data: Data, *, fold: int, seed: int) -> Expe
     return Experiment(config, data, split, rows, loader, loss, fold, seed, shuffled=shuffled)
 
 
-def _make_loss(config: Config, task: Task) -> losses.Loss:
+def make_loss(config: Config, task: Task) -> losses.Loss:
     """What ``training.loss`` names; "" is cross-entropy for classes and CCC for values."""
     known = ("cross_entropy",) if task.is_classification else ("ccc", "mse")
     name = config.training.get("loss", "") or known[0]
@@ -383,6 +393,6 @@ def _weights_of(backbone: dict[str, Any]) -> list[tuple[str, str]]:
     return [(part, value["weights"]) for part, value in parts.items() if value.get("weights")]
 
 
-def _plain(config: Any) -> dict[str, Any]:
+def plain(config: Any) -> dict[str, Any]:
     """A ConfigDict (or dict) as plain dicts."""
     return config.to_dict() if hasattr(config, "to_dict") else dict(config)

@@ -118,7 +118,18 @@ def run() -> None:
         return
     started = time.monotonic()
     # JAX and the data libraries are imported here, so that --help and a mistyped flag answer at once.
-    from jmt_jax import distributed, experiment, first_lines, logging, moves, run_folder, runtime, stop, study
+    from jmt_jax import (
+        config_checks,
+        distributed,
+        experiment,
+        first_lines,
+        logging,
+        moves,
+        run_folder,
+        runtime,
+        stop,
+        study,
+    )
 
     options = distributed.Options(
         mode=FLAGS.distributed,
@@ -129,13 +140,16 @@ def run() -> None:
     )
     source = distributed.initialise(options)
     with distributed.ends_with_others(options):
+        devices = runtime.Runtime.of(FLAGS.config)
+        config_checks.check(FLAGS.config, devices, trains=FLAGS.mode != "eval")
+        cache_dir = experiment.cache_dir(FLAGS.config)
         named = FLAGS.workdir or distributed.agreed_text(str(_dated_workdir()))
         workdir = run_folder.open_folder(named)
         # Whoever follows a run does not write into its log.
         log_folder = workdir / "watch" if FLAGS.watch else workdir
         logging.set_up(log_folder if runtime.is_main_process() else None)
         logging.info(f"run folder: {named}" + (f", here {workdir}" if addresses.is_remote(named) else ""))
-        runtime.enable_compilation_cache(experiment.cache_dir(FLAGS.config))
+        runtime.enable_compilation_cache(cache_dir)
         first_lines.write(FLAGS.config, source, options)
         stop.install()
         with logging.ending_noted(), moves.watched(FLAGS.stuck_seconds), run_folder.pushed(workdir):
@@ -156,8 +170,9 @@ def _plan() -> None:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    from jmt_jax import logging, plan
+    from jmt_jax import config_checks, logging, plan
 
+    config_checks.check(FLAGS.config)
     logging.set_up()
     plan.plan(FLAGS.config, FLAGS.topology)
 

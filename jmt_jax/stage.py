@@ -54,7 +54,7 @@ class Stage:
         experiment = experiment.of_stage(name)
         options = experiment.config.training[name]
         arithmetic = runtime.check_batch_size(f"training.{name}.global_batch_size", options.global_batch_size)
-        self._accumulation_steps, self._ema_decay = _check_options(name, options, runtime)
+        self._accumulation_steps, self._ema_decay = check_options(name, options, runtime)
         if self._accumulation_steps > 1:
             arithmetic += f", in {self._accumulation_steps} micro-batches"
         logging.info(f"stage {name}: {arithmetic}")
@@ -323,7 +323,7 @@ class Stage:
         clock.line_was_written()
 
 
-def _check_options(name: str, options: Mapping[str, Any], runtime: Runtime) -> tuple[int, float]:
+def check_options(name: str, options: Mapping[str, Any], runtime: Runtime) -> tuple[int, float]:
     """``accumulation_steps`` and ``ema_decay`` of a stage.
 
     Raises:

@@ -10,7 +10,17 @@ from typing import Any
 from data_pipelines.errors import UsageError
 from data_pipelines.loader import Shard
 from data_pipelines.splits import fold_words
-from jmt_jax import evaluate, logging, part_checks, report, run_folder, run_record, stop, trained_backbones
+from jmt_jax import (
+    config_checks,
+    evaluate,
+    logging,
+    part_checks,
+    report,
+    run_folder,
+    run_record,
+    stop,
+    trained_backbones,
+)
 from jmt_jax.experiment import Config, Data, Experiment, make_experiment, open_data
 from jmt_jax.runtime import Runtime
 from jmt_jax.stage import Stage
@@ -51,6 +61,8 @@ def train_and_evaluate(
     experiment = make_experiment(config, data, fold=fold, seed=seed)
     run_record.keep(experiment, workdir, is_main=runtime.is_main)
     _log_experiment(experiment)
+    if len(experiment.stages) > 1:  # a single one builds it at once
+        config_checks.check_models(experiment, runtime)
 
     metrics_file = logging.MetricsFile(workdir, is_main=runtime.is_main)
     seconds: dict[str, float] = {}
