@@ -10,7 +10,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-import scipy.special
 
 from data_pipelines import label_shuffle
 from data_pipelines.errors import BadDataError, UsageError
@@ -127,20 +126,15 @@ def make_table(config: Any, data: Data, rows: np.ndarray, logits: np.ndarray) ->
         return frame_tables.make_table(data, rows, logits, frame_tables.options(config))
     items = data.items
     labels, mask = items.labels[rows], items.label_mask[rows]
+    fields = {
+        "subjects": tuple(items.subjects[rows]),
+        "recordings": tuple(items.recordings[number].id for number in items.recording[rows]),
+        "mask": mask,
+        "times_seconds": items.start_seconds[rows] if data.grid.kind == "sliding" else None,
+    }
     if data.task.is_classification:
-        outputs = scipy.special.softmax(logits.astype(np.float64), axis=-1).astype(np.float32)
-        labels = np.where(mask, labels, -1)
-    else:
-        outputs = logits
-        labels = np.where(mask, labels, np.nan)
-    return Predictions(
-        subjects=tuple(items.subjects[rows]),
-        recordings=tuple(items.recordings[number].id for number in items.recording[rows]),
-        labels=labels,
-        outputs=outputs,
-        mask=mask,
-        times_seconds=items.start_seconds[rows] if data.grid.kind == "sliding" else None,
-    )
+        return Predictions.of_logits(logits=logits, labels=np.where(mask, labels, -1), **fields)
+    return Predictions(outputs=logits, labels=np.where(mask, labels, np.nan), **fields)
 
 
 def evaluate_run(
@@ -307,7 +301,7 @@ def summarise(
 
 
 def _confusion(data: Data, table: Predictions) -> dict[str, Any]:
-    counts = metrics.classification(table.labels, table.outputs, table.mask)["confusion_matrix"]
+    counts = metrics.classification(table.labels, table.scores, table.mask)["confusion_matrix"]
     return {"classes": list(data.task.outputs), "counts": counts}
 
 
@@ -323,7 +317,7 @@ def _suffix(part: str) -> str:
 
 def _metrics(data: Data, table: Predictions) -> dict[str, Any]:
     if data.task.is_classification:
-        found = metrics.classification(table.labels, table.outputs, table.mask)
+        found = metrics.classification(table.labels, table.scores, table.mask)
         return {name: found[name] for name in metrics.CLASSIFICATION_NAMES}
     return metrics.regression(table.labels, table.outputs, table.mask, data.task.outputs)
 

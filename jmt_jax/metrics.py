@@ -29,8 +29,9 @@ def classification(
 
     Args:
       labels: int [N], in 0..K-1 where the mask is True.
-      scores: float [N, K], class probabilities. The highest is the decision, the first of equal ones. (For
-        K = 2 logits give the same metrics; for K > 2 the AUROC compares rows, so probabilities are needed.)
+      scores: float [N, K], class probabilities, or what rises with them (``Predictions.scores``). The highest
+        is the decision, the first of equal ones. (For K = 2 logits give the same metrics; for K > 2 the AUROC
+        compares rows, so log-odds or probabilities are needed.)
       mask: bool [N]; False rows do not count. None: all rows count.
       weights: float [N], at least 0. None: 1 each.
 

@@ -198,7 +198,9 @@ def save_predictions(path: Path, table: Predictions, names: Sequence[str]) -> No
     """Writes a table of predictions as CSV, atomically.
 
     Columns: ``subject``, ``recording``, ``time_seconds`` (empty without times), then for classes ``label``
-    (the class's number, empty where unlabelled) and one ``output_<class>`` each; for regression
+    (the class's number, empty where unlabelled) and one ``logit_<class>`` each, float32, whose softmax the
+    probabilities are: probabilities themselves would all be written as 1 where a model is sure, and lose
+    their order. Controls that have no logits have ``output_<class>``, probabilities. For regression
     ``label_<name>`` (empty where unlabelled) and ``output_<name>`` for each output. Numbers are written so
     that they are read back exactly.
 
@@ -211,11 +213,12 @@ def save_predictions(path: Path, table: Predictions, names: Sequence[str]) -> No
         raise ValueError(f"{len(names)} names for {table.outputs.shape[1]} outputs; expected one each")
     labels, mask = (array.reshape(len(array), -1) for array in (table.labels, table.mask))
     label_columns = ["label"] if table.labels.ndim == 1 else [f"label_{name}" for name in names]
-    lines = [["subject", "recording", "time_seconds", *label_columns, *(f"output_{name}" for name in names)]]
+    kind, said = ("output", table.outputs) if table.logits is None else ("logit", table.logits)
+    lines = [["subject", "recording", "time_seconds", *label_columns, *(f"{kind}_{name}" for name in names)]]
     for row, (subject, recording) in enumerate(zip(table.subjects, table.recordings, strict=True)):
         time = "" if table.times_seconds is None else _exact(table.times_seconds[row])
         truth = [_exact(v) if real else "" for v, real in zip(labels[row], mask[row], strict=True)]
-        lines.append([subject, recording, time, *truth, *(_exact(v) for v in table.outputs[row])])
+        lines.append([subject, recording, time, *truth, *(_exact(v) for v in said[row])])
     with files.appearing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(lines)
 
@@ -224,8 +227,8 @@ def load_predictions(path: Path) -> tuple[Predictions, tuple[str, ...]]:
     """Reads what ``save_predictions`` wrote.
 
     Returns:
-      The table (outputs float64; unlabelled entries -1 for classes, NaN for regression, mask False) and the
-      names of classes or outputs.
+      The table (outputs float64, of logits their softmax; unlabelled entries -1 for classes, NaN for
+      regression, mask False) and the names of classes or outputs.
 
     Raises:
       BadDataError: The file is missing or is no such table.
@@ -236,24 +239,25 @@ def load_predictions(path: Path) -> tuple[Predictions, tuple[str, ...]]:
         )
     with path.open(newline="", encoding="utf-8") as file:
         header, *lines = list(csv.reader(file)) or [[]]
-    names = tuple(name.removeprefix("output_") for name in header if name.startswith("output_"))
+    kind = "logit" if any(name.startswith("logit_") for name in header) else "output"
+    names = tuple(name.removeprefix(f"{kind}_") for name in header if name.startswith(f"{kind}_"))
     for label_columns in (["label"], [f"label_{name}" for name in names]):
-        if names and header[3:] == [*label_columns, *(f"output_{name}" for name in names)]:
+        if names and header[3:] == [*label_columns, *(f"{kind}_{name}" for name in names)]:
             break
     else:
         raise BadDataError(
-            f"{path} has the columns {header}; expected subject, recording, time_seconds, labels, outputs. "
-            "Run the evaluation again."
+            f"{path} has the columns {header}; expected subject, recording, time_seconds, labels, logits or "
+            "outputs. Run the evaluation again."
         )
     try:
-        return _parse(lines, len(label_columns), len(names), classes=label_columns == ["label"]), names
+        return _parse(lines, len(label_columns), len(names), label_columns == ["label"], kind), names
     except (ValueError, IndexError) as error:
         raise BadDataError(
             f"{path} is damaged ({error}); expected rows of numbers. Run the evaluation again."
         ) from None
 
 
-def _parse(lines: list[list[str]], labels: int, outputs: int, *, classes: bool) -> Predictions:
+def _parse(lines: list[list[str]], labels: int, outputs: int, classes: bool, kind: str) -> Predictions:
     width = 3 + labels + outputs
     for number, line in enumerate(lines, start=2):
         if len(line) != width:
@@ -263,14 +267,16 @@ def _parse(lines: list[list[str]], labels: int, outputs: int, *, classes: bool) 
     mask = truth != ""
     values = np.where(mask, truth, "-1" if classes else "nan").astype(np.float64)
     has_times = bool(len(lines)) and table[0, 2] != ""
-    return Predictions(
-        subjects=tuple(table[:, 0]),
-        recordings=tuple(table[:, 1]),
-        labels=values[:, 0].astype(np.int64) if classes else values,
-        outputs=said.astype(np.float64),
-        mask=mask[:, 0] if classes else mask,
-        times_seconds=table[:, 2].astype(np.float64) if has_times else None,
-    )
+    fields = {
+        "subjects": tuple(table[:, 0]),
+        "recordings": tuple(table[:, 1]),
+        "labels": values[:, 0].astype(np.int64) if classes else values,
+        "mask": mask[:, 0] if classes else mask,
+        "times_seconds": table[:, 2].astype(np.float64) if has_times else None,
+    }
+    if kind == "logit":
+        return Predictions.of_logits(logits=said.astype(np.float32), **fields)
+    return Predictions(outputs=said.astype(np.float64), **fields)
 
 
 def _exact(value: np.generic) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import scipy.special
 
 from jmt_jax import metrics
 
@@ -31,6 +32,8 @@ class Predictions:
       outputs: float [N, K] class probabilities, or float [N, A] predictions.
       mask: bool, the labels' shape; True where labelled.
       times_seconds: float64 [N] since the recording's start; None where a row is a whole recording.
+      logits: float32 [N, K], whose softmax the probabilities are; None for values, and for models that give
+        probabilities themselves.
     """
 
     subjects: Sequence[str]
@@ -39,6 +42,7 @@ class Predictions:
     outputs: np.ndarray
     mask: np.ndarray
     times_seconds: np.ndarray | None = None
+    logits: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Checks the shapes."""
@@ -46,12 +50,38 @@ class Predictions:
         lengths = {len(self.subjects), len(self.recordings), len(self.labels), len(self.mask)}
         if self.times_seconds is not None:
             lengths.add(len(self.times_seconds))
+        if self.logits is not None and self.logits.shape != self.outputs.shape:
+            raise ValueError(
+                f"logits {self.logits.shape} beside outputs {self.outputs.shape}; expected one each"
+            )
         expected = self.outputs.shape if self.labels.ndim == 2 else (rows,)
         if lengths != {rows} or self.labels.shape != expected or self.mask.shape != expected:
             raise ValueError(
                 f"outputs {self.outputs.shape}, labels {self.labels.shape}, mask {self.mask.shape}, "
                 f"{len(self.subjects)} subjects, {len(self.recordings)} recordings; expected equal lengths"
             )
+
+    @classmethod
+    def of_logits(cls, *, logits: np.ndarray, **fields: Any) -> Predictions:
+        """Predictions of classes from their logits [N, K]; probabilities are their softmax in float64."""
+        logits = np.asarray(logits, np.float32)
+        outputs = scipy.special.softmax(logits.astype(np.float64), axis=-1)
+        return cls(outputs=outputs, logits=logits, **fields)
+
+    @property
+    def scores(self) -> np.ndarray:
+        """What classes are decided and rows ranked by: float64 [N, K], monotone in the probabilities.
+
+        Of logits it is the log-odds of each class (the logits themselves for K = 2), which stay apart where
+        probabilities are all 1; else the outputs.
+        """
+        if self.logits is None:
+            return self.outputs
+        logits = self.logits.astype(np.float64)
+        if logits.shape[1] == 2:
+            return logits
+        others = np.where(np.eye(logits.shape[1], dtype=bool), -np.inf, logits[:, None, :])
+        return logits - scipy.special.logsumexp(others, axis=-1)
 
     def labelled_subjects(self) -> tuple[str, ...]:
         """The subjects with at least one label, sorted, each once."""
@@ -104,7 +134,7 @@ class RegressionMetric:
 
 def classification_metric(table: Predictions, weights: np.ndarray) -> dict[str, np.ndarray]:
     """``metrics.classification`` as a ``MetricFn``."""
-    return metrics.weighted_classification(table.labels, table.outputs, table.mask, weights)
+    return metrics.weighted_classification(table.labels, table.scores, table.mask, weights)
 
 
 def regression_metric(names: Sequence[str]) -> RegressionMetric:
@@ -115,6 +145,7 @@ def regression_metric(names: Sequence[str]) -> RegressionMetric:
 def join(tables: Sequence[Predictions]) -> Predictions:
     """One table with the rows of all: the folds of one seed make one run."""
     times = [table.times_seconds for table in tables]
+    logits = [table.logits for table in tables]
     return Predictions(
         subjects=tuple(s for table in tables for s in table.subjects),
         recordings=tuple(r for table in tables for r in table.recordings),
@@ -122,6 +153,7 @@ def join(tables: Sequence[Predictions]) -> Predictions:
         outputs=np.concatenate([table.outputs for table in tables]),
         mask=np.concatenate([table.mask for table in tables]),
         times_seconds=None if any(t is None for t in times) else np.concatenate(times),
+        logits=None if any(one is None for one in logits) else np.concatenate(logits),
     )
 
 

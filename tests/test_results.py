@@ -185,6 +185,26 @@ def test_class_predictions_there_and_back(tmp_path):
     assert (loaded.labels[~loaded.mask] == -1).all()
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_sure_predictions_keep_their_order_in_the_file(tmp_path, classes):
+    """Probabilities of logits above 17 are all 1.0 in float32, and above 37 in float64."""
+    logits = np.zeros((40, classes), np.float32)
+    logits[:, 1] = np.linspace(18, 60, 40)
+    labels = (np.arange(40) >= 20).astype(np.int64)
+    people, mask = [f"p{row}" for row in range(40)], np.ones(40, bool)
+    table = Predictions.of_logits(logits=logits, subjects=people, recordings=people, labels=labels, mask=mask)
+    results.save_predictions(tmp_path / "test.csv", table, [f"class {k}" for k in range(classes)])
+    loaded, _ = results.load_predictions(tmp_path / "test.csv")
+    same(table, loaded)
+    np.testing.assert_array_equal(loaded.logits, logits)
+    assert (np.argsort(loaded.scores[:, 1]) == np.arange(40)).all() and len(set(loaded.scores[:, 1])) == 40
+    two = classification_metric(loaded, np.ones((1, 40)))
+    np.testing.assert_array_equal(two["auroc"], 1.0 if classes == 2 else np.nan)
+    assert (
+        (tmp_path / "test.csv").read_text().startswith("subject,recording,time_seconds,label,logit_class 0")
+    )
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), outputs=st.integers(1, 3), dtype=st.sampled_from([np.float32, np.float64]))
 def test_regression_predictions_there_and_back(tmp_path_factory, seed, outputs, dtype):
