@@ -112,6 +112,9 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config.protocol.folds = (0,)  # which to run; () is all
     config.protocol.seed = 42
     config.protocol.validation_share = 0.2
+    # Who chooses the checkpoint: a share of the training videos, so that the validation videos are new to it;
+    # or validation itself, the videos that are reported, as is usual: results then say so.
+    config.protocol.selection = "set_aside"
     config.protocol.exclude = ""
     config.protocol.test_subjects = ""
 

@@ -99,6 +99,7 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config.protocol.folds = (0,)  # which to run; () is all
     config.protocol.seed = 42
     config.protocol.validation_share = 0.2
+    config.protocol.selection = "validation"  # or set_aside: where there is an official validation part
     config.protocol.exclude = ""  # biovid_non_reactive: the 67-subject set
     config.protocol.test_subjects = ""  # biovid_hold_out, for protocol hold_out
 

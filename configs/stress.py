@@ -98,6 +98,7 @@ def get_config() -> config_dict.ConfigDict:
     config.protocol.folds = ()  # all
     config.protocol.seed = 42
     config.protocol.validation_share = 0.2
+    config.protocol.selection = "validation"  # or set_aside: where there is an official validation part
     config.protocol.exclude = ""
     config.protocol.test_subjects = ""
 

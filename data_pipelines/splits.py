@@ -16,13 +16,12 @@ import types
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-import numpy as np
-
+from data_pipelines import clip_folds
 from data_pipelines.errors import BadDataError, UsageError
 
-PARTS = ("train", "validation", "test")
+PARTS = ("train", "validation", "test", "set_aside")
+SELECTIONS = ("validation", "set_aside")
 PAPER_PROTOCOL = "clip_kfold_test_selected"
-PAPER_SEED = 42
 
 
 class Item(NamedTuple):
@@ -43,18 +42,20 @@ class Item(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Recording ids in three disjoint parts.
+    """Recording ids in disjoint parts.
 
     Attributes:
       name: The protocol.
       train: Ids of the recordings to learn from, sorted.
       validation: Ids that choose the checkpoint, sorted; empty where ``selection`` is ``test``.
       test: Ids that are looked at once, sorted.
-      subject_of: Recording id to subject; holds all three parts.
+      subject_of: Recording id to subject; holds all parts.
       fold: Number of the fold, from 0.
       folds: How many folds there are.
       selection: The part that chooses the checkpoint.
       warnings: Sentences that belong into every report of this split.
+      set_aside: Ids of training subjects that choose the checkpoint where ``selection`` is ``set_aside``, so
+        that the validation part can be reported; else empty.
     """
 
     name: str
@@ -64,17 +65,23 @@ class Split:
     subject_of: Mapping[str, str]
     fold: int = 0
     folds: int = 1
-    selection: Literal["validation", "test"] = "validation"
+    selection: Literal["validation", "test", "set_aside"] = "validation"
     warnings: tuple[str, ...] = ()
+    set_aside: tuple[str, ...] = ()
 
-    def subjects(self, part: Literal["train", "validation", "test"]) -> tuple[str, ...]:
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts that this split has: all of `PARTS`, ``set_aside`` only where it is used."""
+        return PARTS if self.set_aside else PARTS[:3]
+
+    def subjects(self, part: str) -> tuple[str, ...]:
         """The subjects of one part, sorted, each once."""
         return tuple(sorted({self.subject_of[item] for item in getattr(self, part)}))
 
     def as_json(self) -> dict[str, object]:
         """The split as JSON values: for each part its subjects and its number of recordings."""
         facts = {name: getattr(self, name) for name in ("name", "fold", "folds", "selection")}
-        for part in PARTS:
+        for part in self.parts:
             facts[part] = {"subjects": list(self.subjects(part)), "recordings": len(getattr(self, part))}
         return {**facts, "warnings": list(self.warnings)}
 
@@ -133,6 +140,7 @@ def make_split(
     validation_share: float = 0.2,
     exclude: Collection[str] = (),
     test_subjects: Collection[str] = (),
+    selection: str = "validation",
 ) -> Split:
     """Divides recordings by a named protocol.
 
@@ -150,6 +158,9 @@ def make_split(
         the paper's protocol.
       exclude: Subjects to leave out, e.g. BioVid's 20 non-reactive ones (LOSO-67).
       test_subjects: For ``hold_out``.
+      selection: Who chooses the checkpoint: ``validation``, or where there is an official validation group
+        ``set_aside``, a share of the training subjects, so that this group can be reported. (Without one,
+        validation subjects are set aside of the training subjects anyway.)
 
     Returns:
       A checked split.
@@ -163,20 +174,24 @@ def make_split(
         raise UsageError(f"fold {fold} asked for; {protocol} has 0 to {total - 1} here. Choose one of them.")
     if not 0 < validation_share < 1:
         raise UsageError(f"validation_share is {validation_share}; expected more than 0 and less than 1.")
+    if selection not in SELECTIONS:
+        raise UsageError(f"protocol.selection={selection!r}; it is one of {', '.join(SELECTIONS)}")
     kept, notes = _leave_out(items, exclude)
     subject_of = {item.id: item.subject for item in kept}
     if len(subject_of) < len(kept):
         twice = next(one.id for one, other in itertools.pairwise(kept) if one.id == other.id)
         raise BadDataError(f"two recordings have the id {twice!r}; expected each id once. Mend the reader.")
     lists = frozenset(exclude), frozenset(test_subjects)
-    parts = PROTOCOLS[protocol](_Request(kept, fold, total, seed, validation_share, *lists))
+    parts = PROTOCOLS[protocol](_Request(kept, fold, total, seed, validation_share, *lists, selection))
+    chooses = "set_aside" if parts.set_aside else "validation"
     split = Split(
         protocol,
         *(tuple(sorted(ids)) for ids in parts[:3]),
+        set_aside=tuple(sorted(parts.set_aside)),
         subject_of=subject_of,
         fold=fold,
         folds=total,
-        selection="test" if protocol == PAPER_PROTOCOL else "validation",
+        selection="test" if protocol == PAPER_PROTOCOL else chooses,
         warnings=(*notes, *parts.warnings, *_missing_classes(kept, parts)),
     )
     check(split)
@@ -193,15 +208,17 @@ def check(split: Split) -> None:
       BadDataError: What is shared by which parts.
     """
     paper = split.name == PAPER_PROTOCOL and split.selection == "test"
-    for part in ("train", "test") if paper else PARTS:
+    # With training subjects set aside it is the validation part that is reported, and a test part is extra.
+    needed = ("train", "validation", "set_aside") if split.selection == "set_aside" else PARTS[:3]
+    for part in ("train", "test") if paper else needed:
         if not getattr(split, part):
             which = fold_words(split.fold, split.folds)
             found = f"the {part} part of split {split.name!r}, {which}, is empty"
             raise BadDataError(f"{found}; expected recordings. Choose another protocol or add subjects.")
-    if split.selection != "validation" and not paper:
+    if split.selection not in SELECTIONS and not paper:
         found = f"split {split.name!r} chooses its checkpoint on {split.selection!r}"
         raise BadDataError(f"{found}; expected 'validation'. Only {PAPER_PROTOCOL!r} looks at its test part.")
-    for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
+    for one, other in itertools.combinations(PARTS, 2):
         recordings = set(getattr(split, one)) & set(getattr(split, other))
         subjects = set(split.subjects(one)) & set(split.subjects(other))
         if recordings or (subjects and not (paper and (one, other) == ("train", "test"))):
@@ -221,6 +238,7 @@ class _Request(NamedTuple):
     validation_share: float
     exclude: frozenset[str]
     test_subjects: frozenset[str]
+    selection: str
 
 
 class _Parts(NamedTuple):
@@ -230,6 +248,7 @@ class _Parts(NamedTuple):
     validation: list[str]
     test: list[str]
     warnings: tuple[str, ...] = ()
+    set_aside: Sequence[str] = ()
 
 
 def _rank(purpose: str, seed: int, *names: str) -> bytes:
@@ -270,7 +289,7 @@ def _missing_classes(items: list[Item], parts: _Parts) -> list[str]:
     label_of = {item.id: item.label for item in items if item.label is not None}
     classes = sorted(set(label_of.values()))
     notes = []
-    for part in PARTS:
+    for part in PARTS[:3]:
         ids = getattr(parts, part)
         absent = [str(c) for c in classes if c not in {label_of.get(i) for i in ids}]
         if ids and absent:
@@ -337,11 +356,15 @@ def _official(request: _Request) -> _Parts:
             "This data set has no official partition: choose subject_kfold."
         )
     notes = []
-    unused = sum(len(v) for name, v in groups.items() if name not in PARTS)
+    unused = sum(len(v) for name, v in groups.items() if name not in PARTS[:3])
     if unused:
         notes.append(f"{unused} recordings belong to no official partition and are left out.")
+    if "validation" in groups and request.selection == "set_aside":
+        held = [[item.id for item in groups.get(part, [])] for part in ("validation", "test")]
+        own = _with_validation(request, groups["train"], [])
+        return _Parts(own.train, *held, tuple(notes), own.validation)
     if test == "test" and "validation" in groups:
-        return _Parts(*([item.id for item in groups[part]] for part in PARTS), tuple(notes))
+        return _Parts(*([item.id for item in groups[part]] for part in PARTS[:3]), tuple(notes))
     missing = "test" if test == "validation" else "validation"
     notes.append(
         f"There is no official {missing} partition: the {test} partition is the test part and validation "
@@ -351,26 +374,8 @@ def _official(request: _Request) -> _Parts:
 
 
 def _clip_kfold_test_selected(request: _Request) -> _Parts:
-    """Folds over shuffled clips (reference facts, 0.2 and C3).
-
-    Deviation: clips are sorted by id before the shuffle; the order of the authors' list is not published.
-    """
-    order = np.arange(len(request.items))
-    np.random.RandomState(PAPER_SEED).shuffle(order)
-    chosen = set(np.array_split(order, request.folds)[request.fold].tolist())
-    train = [item for i, item in enumerate(request.items) if i not in chosen]
-    test = [item for i, item in enumerate(request.items) if i in chosen]
-    tested = {item.subject for item in test}
-    both = len(tested & {item.subject for item in train})
-    return _Parts(
-        [item.id for item in train],
-        [],
-        [item.id for item in test],
-        (
-            f"Leak 1: folds are over clips: {both} of {len(tested)} test subjects are trained on, too.",
-            "Leak 2: the checkpoint is chosen on the test fold itself: its score is the best of many looks.",
-        ),
-    )
+    found = clip_folds.divide(request.items, request.fold, request.folds)
+    return _Parts(found.train, [], found.test, found.warnings)
 
 
 PROTOCOLS = types.MappingProxyType(

@@ -62,6 +62,12 @@ def check(experiment: Experiment) -> None:
     """Raises UsageError at once for what would otherwise be found out when training is over."""
     if experiment.config.eval.split not in PARTS:
         raise UsageError(f"eval.split={experiment.config.eval.split!r}; it is one of {', '.join(PARTS)}")
+    if not len(experiment.rows[experiment.config.eval.split]):
+        held = ", ".join(part for part in PARTS if len(experiment.rows[part]))
+        raise UsageError(
+            f"protocol {experiment.split.name} has no {experiment.config.eval.split} part here; set "
+            f"--config.eval.split to one of {held}"
+        )
     _ = experiment.selection_metric, experiment.stages, control_models.names(experiment)
     if experiment.data.has_frames:
         frame_tables.options(experiment.config).check(experiment.data.task.outputs)
@@ -283,6 +289,7 @@ def summarise(
         variants=variants,
         unit="recording" if data.has_frames else "subject",
         paired_differences=differences,
+        reported=part,
     )
     if is_main:
         _draw(workdir, written, part)
@@ -292,6 +299,8 @@ def summarise(
         # The last file: a run that has it is finished.
         results.write(results_path(workdir, part), written)
         _log_results(written, part, workdir)
+        if written["split"]["selected_on_reported"]:
+            logging.warning(results.SELECTED_ON_REPORTED.format(part=part))
         said = one_answer.sentence(
             "the model", runs, data.task.outputs if data.task.is_classification else ()
         )

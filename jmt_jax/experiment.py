@@ -307,7 +307,7 @@ def make_experiment(config: Config, data: Data, *, fold: int, seed: int) -> Expe
         recording_rows.setdefault(data.prepared.recordings[recording].id, []).append(row)
     rows = {
         part: np.array([row for name in getattr(split, part) for row in recording_rows[name]], np.int64)
-        for part in ("train", "validation", "test")
+        for part in split.parts
     }
     if data.has_frames:
         # A sequence without any label teaches nothing.
@@ -360,6 +360,7 @@ def _protocol(config: Config) -> dict[str, Any]:
         "validation_share": protocol.validation_share,
         "exclude": SUBJECT_LISTS[protocol.exclude],
         "test_subjects": SUBJECT_LISTS[protocol.test_subjects],
+        "selection": protocol.get("selection", "validation"),
     }
 
 

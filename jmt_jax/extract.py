@@ -32,7 +32,6 @@ from jmt_jax.runtime import Runtime
 from jmt_jax.torch_networks import BACKBONE
 from jmt_jax.train_state import Params
 
-PARTS = ("train", "validation", "test")
 # Options of a stream's windows that change how fast it is read, or training's copies only.
 _NOT_SEEN = ("decoded_bytes", "augment")
 # Of each set, in memory: a block of 512 frames is a megabyte at the paper's width.
@@ -86,7 +85,7 @@ def plan(experiment: Experiment, variables: Params, *, draws: int | None = None)
         )
         sha = weights_digest(variables, stream)
         for draw in range(draws + 1):
-            parts = ("train",) if draw else PARTS
+            parts = ("train",) if draw else experiment.split.parts
             units = _units(experiment, stream, parts, by_token=by_token)
             facts = _facts(experiment, stream, units, sha, draw)
             folder = f"{experiment.data.name}-{stream}-{digest(facts)[:16]}"

@@ -48,14 +48,14 @@ def check(task: Task, items: ItemTable, rows: Mapping[str, np.ndarray], split: S
             f"{task.outputs[held['train'].pop()]!r}, expected at least two of {', '.join(task.outputs)}: "
             "there is nothing to learn; check the labels, or choose another --config.data.task"
         )
-    if not held["test"]:
+    if len(rows["test"]) and not held["test"]:
         raise BadDataError(
             f"the test part {where} has no label for task {task.name!r} in {len(rows['test'])} items; "
             "choose another --config.protocol.name, or annotate its people"
         )
     everywhere = set.union(*held.values())
     sentences = []
-    for part in PARTS:
+    for part in rows:
         absent = [task.outputs[number] for number in sorted(everywhere - held[part])]
         if held[part] and absent:
             sentences.append(f"The {part} part holds no item of class {', '.join(absent)}.")
@@ -94,7 +94,7 @@ def counts(items: ItemTable, split: Split) -> dict[str, Any] | None:
     if items.counts is None:
         return None
     number_of = {recording.id: number for number, recording in enumerate(items.recordings)}
-    parts = {part: [number_of[name] for name in getattr(split, part)] for part in PARTS}
+    parts = {part: [number_of[name] for name in getattr(split, part)] for part in split.parts}
     return items.counts.by_part(parts)
 
 
@@ -102,7 +102,7 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
     """The counts of `counts` in words, a line a part that holds any."""
     lines = []
     for part in (*PARTS, item_counts.NO_PART):
-        if found[part]["kept"] or found[part]["dropped"]:
+        if part in found and (found[part]["kept"] or found[part]["dropped"]):
             where = "in no part" if part == item_counts.NO_PART else part
             lines.append(f"{where}: {item_counts.sentence(found[part], found['unit'])}")
     return lines

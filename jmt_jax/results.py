@@ -21,6 +21,10 @@ from jmt_jax import files
 from jmt_jax.statistics import Interval, Predictions
 
 SCHEMA_VERSION = 2
+SELECTED_ON_REPORTED = (
+    "The checkpoint was chosen on the very recordings that are reported (the {part} part): these figures are "
+    "the best of several looks at them, and tell nothing sure of new people."
+)
 PACKAGES = ("jmt-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
@@ -63,6 +67,7 @@ def build(
     variants: Mapping[str, tuple[str, Mapping[str, Interval]]] | None = None,
     unit: str = "subject",
     paired_differences: Mapping[str, Mapping[str, Interval]] | None = None,
+    reported: str = "test",
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of ``results.json``, as plain JSON values that obey the schema.
@@ -81,6 +86,7 @@ def build(
       variants: Name to (what it is, the metrics): the same predictions in another way.
       unit: What the intervals draw and ``per_subject`` lists: ``subject``, or ``recording`` (videos).
       paired_differences: Name to the differences, from ``statistics.paired_difference``.
+      reported: The part that the figures are of.
       extra: Further top-level fields.
 
     Returns:
@@ -94,7 +100,7 @@ def build(
             "schema_version": SCHEMA_VERSION,
             "data": data,
             "protocol": splits[0]["name"],
-            "split": _merge_splits(splits),
+            "split": _merge_splits(splits, reported),
             "sample": sample,
             "warning": warning or None,
             "unit": unit,
@@ -295,16 +301,19 @@ def _described(tables: Mapping[str, tuple[str, Mapping[str, Interval]]] | None) 
     }
 
 
-def _merge_splits(splits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _merge_splits(splits: Sequence[Mapping[str, Any]], reported: str) -> dict[str, Any]:
     first = splits[0]
+    same = first["selection"] == reported
+    further = [SELECTED_ON_REPORTED.format(part=reported)] if same else []
     if any(s[key] != first[key] for s in splits for key in ("name", "selection", "folds")):
         raise ValueError("the runs have different protocols; expected one protocol for one results.json")
-    kept = ("fold", "seed", "train", "validation", "test", "items", "shuffled_labels")
+    kept = ("fold", "seed", "train", "validation", "test", "set_aside", "items", "shuffled_labels")
     return {
         "selection": first["selection"],
         "folds": first["folds"],
         "parts": [{key: s[key] for key in kept if key in s} for s in splits],
-        "warnings": list(dict.fromkeys(sentence for s in splits for sentence in s["warnings"])),
+        "selected_on_reported": same,
+        "warnings": list(dict.fromkeys([*(w for s in splits for w in s["warnings"]), *further])),
     }
 
 

@@ -116,6 +116,25 @@ def test_official_partitions():
         make_split(people(6), "official")
 
 
+def test_training_subjects_set_aside_choose_so_that_validation_can_be_reported():
+    groups = {**dict.fromkeys((f"s{n:02d}" for n in range(6)), "train"), "s06": "validation", "s07": "test"}
+    items = [item._replace(group=groups[item.subject]) for item in people(8)]
+    split = make_split(items, "official", selection="set_aside")
+    plain = make_split(items, "official")
+    assert split.selection == "set_aside" and len(split.subjects("set_aside")) == 1
+    assert split.subjects("validation") == plain.subjects("validation") == ("s06",)
+    assert split.subjects("test") == ("s07",)
+    assert set(split.train) | set(split.set_aside) == set(plain.train) and not plain.set_aside
+    assert split.as_json()["set_aside"]["recordings"] == 4 and "set_aside" not in plain.as_json()
+    without_test = make_split([i for i in items if i.group != "test"], "official", selection="set_aside")
+    assert without_test.test == () and without_test.subjects("validation") == ("s06",)
+    with pytest.raises(BadDataError, match="subjects are both in validation and in set_aside"):
+        check(dataclasses.replace(split, set_aside=split.validation[:1], validation=split.validation[1:]))
+    assert make_split(people(6), "subject_kfold", selection="set_aside", folds=3).selection == "validation"
+    with pytest.raises(UsageError, match="it is one of validation, set_aside"):
+        make_split(people(6), "subject_kfold", selection="test", folds=3)
+
+
 def test_the_papers_protocol_names_both_leaks():
     items = people(10, clips=5)
     made = [make_split(items, "clip_kfold_test_selected", fold=fold, folds=5) for fold in range(5)]
