@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data_pipelines import splits
 from data_pipelines.errors import BadDataError, UsageError
 from jmt_jax import files, run_folder
 from jmt_jax.experiment import Config, Experiment
@@ -19,7 +20,7 @@ from jmt_jax.trained_backbones import flat
 
 FILE = "record.json"
 VERSION = 1
-PARTS = ("train", "validation", "test")
+PARTS = splits.PARTS[:3]  # and ``set_aside`` where the split has it
 # What an evaluation may change: where files lie, and how the machine does its work.
 _FREE = ("data.dir", "data.cache_dir", "data.loader_threads", "data.loader_workers", "data.prepare_workers")
 _FREE_BRANCHES = ("eval.", "parallelism")
@@ -39,7 +40,7 @@ def of(experiment: Experiment) -> dict[str, Any]:
             "subjects": sorted({subject_of[name] for name in getattr(split, part)}),
             "recordings": sorted(getattr(split, part)),
         }
-        for part in PARTS
+        for part in split.parts
     }
     found = {
         "version": VERSION,
@@ -97,7 +98,9 @@ def check(experiment: Experiment, folder: Path) -> None:
 def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What is different, a phrase each."""
     found = []
-    for part in PARTS:
+    if set(recorded["parts"]) != set(now["parts"]):
+        return [f"its parts are {', '.join(recorded['parts'])}, here {', '.join(now['parts'])}"]
+    for part in now["parts"]:
         old, new = (set(side["parts"][part]["subjects"]) for side in (recorded, now))
         if old != new:
             found.append(

@@ -33,6 +33,8 @@ def test_from_nothing_to_results_of_validation(finished):
     assert json.loads((workdir / "results_validation.json").read_text()) == written
     assert not (workdir / "results.json").exists()
     assert written["protocol"] == "official" and written["sample"] and written["unit"] == "recording"
+    assert written["split"]["selection"] == "set_aside" and not written["split"]["selected_on_reported"]
+    assert written["split"]["parts"][0]["set_aside"]["subjects"]
     for name in ("ccc_valence", "ccc_arousal", "ccc_mean", "rmse_mean", "sagr_mean"):
         assert np.isfinite(written["metrics"][name]["value"])
     assert {"unsmoothed", "mean_over_recordings"} <= set(written["variants"])
