@@ -1,9 +1,10 @@
 """Finished runs side by side: ``python -m jmt_jax.compare RUN RUN ... [--metric=auroc]``.
 
 Prints a Markdown table with a line a run: its streams, its fusion, the metric with its interval, and the
-first run's metric minus this one's on the very same people (recordings, where results are by frame). The
-controls of the first run follow. Runs are refused that do not hold the same people, labels or seeds' folds,
-since a difference between them would say nothing.
+first run's metric minus this one's on the very same people (recordings, where results are by frame), over
+people and seeds: with one seed a side no difference is marked. The controls of the first run follow. Runs
+are refused that do not hold the same people, labels or seeds' folds, since a difference between them would
+say nothing.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ import numpy as np
 
 from data_pipelines import endings, program
 from data_pipelines.errors import BadDataError, UsageError
-from jmt_jax import frame_tables, one_answer, results, run_config, statistics
+from jmt_jax import frame_tables, one_answer, result_words, results, run_config, statistics
 from jmt_jax.statistics import Interval, Predictions
 from jmt_jax.trained_backbones import fold_folder
+
+# Behind a difference whose interval leaves out zero.
+MARK = "*"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +116,7 @@ def table(runs: Sequence[FinishedRun], metric_name: str = "", num_resamples: int
     Args:
       runs: The first is the one that the others are set against.
       metric_name: One of its metrics; "" is the one that selected its checkpoints.
-      num_resamples: Draws of the bootstrap.
+      num_resamples: Draws, where an interval needs a bootstrap.
     """
     first = runs[0]
     metric_name = metric_name or _selection(first)
@@ -129,21 +133,42 @@ def table(runs: Sequence[FinishedRun], metric_name: str = "", num_resamples: int
     ]
     rows = [(run.folder.name, run.config.model.streams, run.config.model.fusion, run.tables) for run in runs]
     rows += [(f"control: {name}", "", "", tables) for name, tables in first.controls.items()]
-    for number, (name, streams, fusion, tables) in enumerate(rows):
-        value = statistics.subject_bootstrap(metric, tables, **draws)[metric_name]
-        difference = ""
-        if number:
-            paired = statistics.paired_difference(metric, first.tables, tables, unit="subject", **draws)
-            difference = _shown(paired[metric_name])
-        lines.append(f"| {name} | {streams} | {fusion} | {_shown(value)} | {difference} |")
-    seeds = len(first.tables)
-    lines += ["", f"{value.subjects} {unit}s, {seeds} seed{'s' if seeds > 1 else ''}, 95 % intervals."]
+    values, differences = [], []
+    for name, streams, fusion, tables in rows:
+        values.append(statistics.estimate(metric, tables, **draws)[metric_name])
+        shown = ""
+        if len(values) > 1:
+            paired = statistics.paired_difference(metric, first.tables, tables, unit="subject")
+            differences.append(paired[metric_name])
+            shown = _shown(differences[-1]) + (f" {MARK}" if _differs(differences[-1]) else "")
+        lines.append(f"| {name} | {streams} | {fusion} | {_shown(values[-1])} | {shown} |")
+    lines += ["", *_legend(metric_name, unit, len(first.tables), values, differences)]
     classes = (first.written["confusion_matrix"] or {}).get("classes", ())
     said = [one_answer.sentence(run.folder.name, run.tables, classes) for run in runs]
     lines += [words for words in said if words]
     if first.written["sample"]:
         lines.append("These are results on the built-in sample; they say nothing about real people.")
     return "\n".join(lines)
+
+
+def _legend(
+    metric_name: str, unit: str, seeds: int, values: Sequence[Interval], differences: Sequence[Interval]
+) -> list[str]:
+    """What the table is over, and why something in it has no interval."""
+    counted = f"{values[0].subjects} {unit}s, {seeds} seed{'' if seeds == 1 else 's'} a run"
+    lines = [f"{metric_name}: {result_words.over(values[0]._asdict(), unit)}; {counted}."]
+    if any(one.ci95 for one in (*values, *differences)):
+        lines.append(f"Intervals are 95 %: of a run over {unit}s, of a difference over {unit}s and seeds.")
+    if any(map(_differs, differences)):
+        lines.append(f"{MARK} zero is outside of the interval: the methods differ.")
+    for words, found in (("a run", values), ("a difference", differences)):
+        reasons = dict.fromkeys(one.reason for one in found if one.reason)
+        lines += [f"No interval of {words}: {reason}." for reason in reasons]
+    return lines + [f"{sentence}." for sentence in result_words.explanations([metric_name], unit)]
+
+
+def _differs(difference: Interval) -> bool:
+    return difference.ci95 is not None and not difference.ci95[0] <= 0 <= difference.ci95[1]
 
 
 def _selection(run: FinishedRun) -> str:
@@ -155,7 +180,7 @@ def _shown(interval: Interval) -> str:
     if interval.value is None:
         return "undefined"
     if interval.ci95 is None:
-        return f"{interval.value:.3f}"
+        return f"{interval.value:.3f} [-]"
     return f"{interval.value:.3f} [{interval.ci95[0]:.3f}, {interval.ci95[1]:.3f}]"
 
 

@@ -164,13 +164,11 @@ def summarise(
             tables = frame_tables.headline(config, tables)
         found[name] = results.Control(
             described[name],
-            statistics.subject_bootstrap(metric, tables, **draws),
+            statistics.estimate(metric, tables, **draws),
             [control.facts for folds in said for control in folds],
         )
         for unit in ("pooled", "subject"):
-            differences[f"model - {name} ({unit})"] = statistics.paired_difference(
-                metric, runs, tables, unit=unit, **draws
-            )
+            differences[f"model - {name} ({unit})"] = statistics.paired_difference(metric, runs, tables, unit)
     return found, differences
 
 

@@ -25,6 +25,7 @@ from jmt_jax import (
     moves,
     one_answer,
     report,
+    result_words,
     results,
     run_folder,
     statistics,
@@ -259,11 +260,7 @@ def summarise(
       part: Which part the outcomes are of.
       is_main: Whether this process writes.
     """
-    metric = (
-        statistics.classification_metric
-        if data.task.is_classification
-        else statistics.regression_metric(data.task.outputs)
-    )
+    metric = _metric(data)
     draws = {"num_resamples": config.eval.num_resamples, "seed": 0}
     by_seed: dict[int, list[Outcome]] = {}
     for outcome in outcomes:
@@ -272,7 +269,7 @@ def summarise(
     variants = {}
     if data.has_frames:
         runs, variants = frame_tables.headline_and_variants(config, metric, runs, draws)
-    found = statistics.subject_bootstrap(metric, runs, **draws)
+    found = statistics.estimate(metric, runs, **draws)
     said = [[outcome.controls for outcome in group] for group in by_seed.values()]
     controls, differences = control_models.summarise(config, data, said, metric, runs, draws)
     written = results.build(
@@ -325,10 +322,13 @@ def _suffix(part: str) -> str:
 
 
 def _metrics(data: Data, table: Predictions) -> dict[str, Any]:
+    return statistics.values(_metric(data), table)
+
+
+def _metric(data: Data) -> statistics.MetricFn:
     if data.task.is_classification:
-        found = metrics.classification(table.labels, table.scores, table.mask)
-        return {name: found[name] for name in metrics.CLASSIFICATION_NAMES}
-    return metrics.regression(table.labels, table.outputs, table.mask, data.task.outputs)
+        return statistics.classification_metric
+    return statistics.regression_metric(data.task.outputs)
 
 
 def _facts(data: Data, config: Any) -> dict[str, Any]:
@@ -380,17 +380,6 @@ def _log_results(written: Mapping[str, Any], part: str, workdir: Path) -> None:
                 f"{fold_words(run['fold'], written['split']['folds'])}, seed {run['seed']}: "
                 + label_shuffle.sentence(run["shuffled_labels"])
             )
-    lines = [f"results on the {part} part ({written['protocol']}):"]
-    tables = {"": written["metrics"]}
-    tables.update({f"{name}: ": variant["metrics"] for name, variant in written["variants"].items()})
-    tables.update({f"control {name}: ": control["metrics"] for name, control in written["controls"].items()})
-    tables.update({f"{name}: ": found for name, found in written["paired_differences"].items()})
-    for prefix, found in tables.items():
-        for name, interval in found.items():
-            if interval["value"] is None:
-                continue
-            low_high = "[{:.3f}, {:.3f}]".format(*interval["ci95"]) if interval["ci95"] else "no interval"
-            units = f"{interval['subjects']} {written['unit']}s"
-            lines.append(f"  {prefix}{name} {interval['value']:.3f} {low_high} ({units})")
+    lines = [f"results on the {part} part ({written['protocol']}):", *result_words.lines(written)]
     lines.append(f"written to {run_folder.named(results_path(workdir, part))}")
     logging.info("\n".join(lines))

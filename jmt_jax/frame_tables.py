@@ -128,14 +128,14 @@ def headline_and_variants(
     variants = {
         "mean_over_recordings": (
             "each recording's own metrics, averaged over the recordings in which they are defined",
-            statistics.subject_mean(metric, tables_of_metrics, **draws),
+            statistics.subject_mean(metric, tables_of_metrics),
         )
     }
     for smoothing, description in frames.SMOOTHINGS.items():
         if smoothing != chosen.smoothing:
             tables = _by_recording(runs, dataclasses.replace(chosen, smoothing=smoothing))
             name = "unsmoothed" if smoothing == "none" else f"smoothed_{smoothing}"
-            variants[name] = description, statistics.subject_bootstrap(metric, tables, **draws)
+            variants[name] = description, statistics.estimate(metric, tables, **draws)
     return tables_of_metrics, variants
 
 

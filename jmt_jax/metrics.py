@@ -1,7 +1,7 @@
 """Metrics on the host (NumPy, float64) and the running sums that training logs on the device.
 
 Every host metric takes optional non-negative row weights. Weights of shape [R, N] ask for R weightings at
-once: that is how the bootstrap over subjects (``statistics``) computes a thousand resamples in one go.
+once: that is how ``statistics`` leaves out each subject, or draws a thousand samples of them, in one go.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ def classification(
     Returns:
       ``accuracy``; ``balanced_accuracy``, the mean recall over the classes that occur in the labels;
       ``f1_macro``, the mean F1 over the classes that occur in labels or decisions; ``auroc``, of class 1 for
-      K = 2, else the mean over classes of one against the rest, ties counted half. Each in [0, 1]; None where
-      undefined (no rows; for the AUROC: a class that does not occur). ``confusion_matrix``: K x K sums of
+      K = 2, else the mean over classes of one against the rest, ties counted half, of all rows as one ranking
+      (``statistics`` calls that ``auroc_pooled``). Each in [0, 1]; None where undefined (no rows; for the
+      AUROC: a class that does not occur). ``confusion_matrix``: K x K sums of
       weights, a row for each label, a column for each decision.
     """
     labels, scores, weights = _kept_classification(labels, scores, mask, weights)
@@ -157,6 +158,73 @@ def grouped_regression(
     for metric in REGRESSION_NAMES:
         values[f"{metric}_mean"] = np.mean([values[f"{metric}_{name}"] for name in names], axis=0)
     return values
+
+
+def correlation_influence(
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    mask: np.ndarray | None,
+    names: Sequence[str],
+    groups: np.ndarray,
+    weights: np.ndarray,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """CCC and PCC for R weightings of groups of rows, and how each group's weight moves them.
+
+    Args:
+      labels, predictions, mask, names, groups: See ``grouped_regression``.
+      weights: float [R, G], at least 0: of every row of a group.
+
+    Returns:
+      ``ccc_<name>`` and ``pcc_<name>``, with ``mean`` over the outputs, to the values float64 [R] (NaN where
+      undefined) and their derivatives to the weights, float64 [R, G]. The weighted derivatives of a weighting
+      sum to zero: the metrics do not depend on the weights' scale.
+    """
+    found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"ccc": [], "pcc": []}
+    for column in range(len(names)):
+        kept = np.ones(len(labels), bool) if mask is None else mask[:, column]
+        sums = _group_moments(labels[kept, column], predictions[kept, column], groups[kept], weights.shape[1])
+        for metric, one in zip(found, _correlations(weights @ sums), strict=True):
+            value, slope = one
+            found[metric].append((value, slope @ sums.T))
+    of_all = {}
+    for metric, each in found.items():
+        of_all.update({f"{metric}_{name}": one for name, one in zip(names, each, strict=True)})
+        of_all[f"{metric}_mean"] = tuple(np.mean(part, axis=0) for part in zip(*each, strict=True))
+    return of_all
+
+
+def _group_moments(labels: np.ndarray, predictions: np.ndarray, groups: np.ndarray, size: int) -> np.ndarray:
+    """Sums [G, 6] of 1, l, p, l^2, p^2, l p; both moved by the labels' mean, which changes neither metric."""
+    middle = labels.mean() if len(labels) else 0.0
+    label, prediction = np.float64(labels) - middle, np.float64(predictions) - middle
+    columns = (np.ones(len(label)), label, prediction, label**2, prediction**2, label * prediction)
+    return np.stack([np.bincount(groups, weights=column, minlength=size) for column in columns], axis=1)
+
+
+def _correlations(totals: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """CCC and PCC [R] of moment sums [R, 6], each with its derivatives [R, 6] to the sums."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        count = totals[:, :1]
+        l, p, ll, pp, lp = (totals[:, 1:] / count).T  # noqa: E741
+        covariance, var_l, var_p = lp - l * p, ll - l**2, pp - p**2
+        zero, one = np.zeros_like(l), np.ones_like(l)
+        # To the five means; the derivative to the count is minus their weighted sum.
+        d_cov = np.stack([-p, -l, zero, zero, one], axis=1)
+        d_var_l = np.stack([-2 * l, zero, one, zero, zero], axis=1)
+        d_var_p = np.stack([zero, -2 * p, zero, one, zero], axis=1)
+        below = ll + pp - 2 * l * p  # The variances and the squared difference of the means.
+        d_below = np.stack([-2 * p, -2 * l, one, one, zero], axis=1)
+        ccc = 2 * covariance / below
+        d_ccc = (2 * d_cov - ccc[:, None] * d_below) / below[:, None]
+        root = np.sqrt(var_l * var_p)
+        pcc = covariance / root
+        relative = d_var_l / var_l[:, None] + d_var_p / var_p[:, None]
+        d_pcc = d_cov / root[:, None] - 0.5 * pcc[:, None] * relative
+        means = totals[:, 1:] / count
+        return tuple(
+            (value, np.concatenate([-(slope * means).sum(1, keepdims=True), slope], axis=1) / count)
+            for value, slope in ((ccc, d_ccc), (pcc, d_pcc))
+        )
 
 
 def running_sums(

@@ -77,7 +77,7 @@ def build(
       splits: ``Split.as_json()`` of every run, in order; a ``seed`` may be added to each.
       sample: True if this software made the recordings.
       warning: What the figures must not be taken for; needed for a sample.
-      metrics: Name to interval, from ``statistics.subject_bootstrap``.
+      metrics: Name to interval, from ``statistics.estimate``.
       per_subject: From ``statistics.per_subject``.
       seconds: Part of the run to its wall-clock time.
       config: The whole configuration.

@@ -1,92 +1,40 @@
-"""What is sure about a score: intervals by bootstrap over subjects, and paired differences.
+"""What is sure about a score: what it averages over, its interval over people, and paired differences.
 
-The unit that is drawn is the *subject*, never the row: rows of one person are alike, and an interval over
-rows would be far too narrow. All runs (seeds) of a comparison share every draw.
+The unit is the *subject*, never the row: rows of one person are alike, and an interval over rows would be far
+too narrow. How intervals are made and where there is none: ``intervals``; differences: ``differences``.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
-import scipy.special
 
-from jmt_jax import metrics
+from jmt_jax import differences, intervals
+from jmt_jax.tables import (
+    MetricFn,
+    Predictions,
+    RegressionMetric,
+    classification_metric,
+    join,
+    ranking_groups,
+    regression_metric,
+)
 
-# Rows times draws that are weighted at once: 16 MB of float64.
+__all__ = [
+    "MetricFn",
+    "Predictions",
+    "RegressionMetric",
+    "classification_metric",
+    "join",
+    "regression_metric",
+]
+
+# Rows times weightings that are looked at at once: 16 MB of float64.
 _CELLS_AT_ONCE = 2_000_000
-# An interval needs this share of the draws to be defined (an AUROC is not where a class was not drawn).
+# A bootstrap needs this share of its draws to be defined.
 _DEFINED_SHARE = 0.9
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Predictions:
-    """What a model said about rows (clips or windows), beside the truth.
-
-    Attributes:
-      subjects: N names.
-      recordings: N recording ids.
-      labels: int [N] for classes, -1 where unlabelled; or float [N, A], NaN where unlabelled.
-      outputs: float [N, K] class probabilities, or float [N, A] predictions.
-      mask: bool, the labels' shape; True where labelled.
-      times_seconds: float64 [N] since the recording's start; None where a row is a whole recording.
-      logits: float32 [N, K], whose softmax the probabilities are; None for values, and for models that give
-        probabilities themselves.
-    """
-
-    subjects: Sequence[str]
-    recordings: Sequence[str]
-    labels: np.ndarray
-    outputs: np.ndarray
-    mask: np.ndarray
-    times_seconds: np.ndarray | None = None
-    logits: np.ndarray | None = None
-
-    def __post_init__(self) -> None:
-        """Checks the shapes."""
-        rows = len(self.outputs)
-        lengths = {len(self.subjects), len(self.recordings), len(self.labels), len(self.mask)}
-        if self.times_seconds is not None:
-            lengths.add(len(self.times_seconds))
-        if self.logits is not None and self.logits.shape != self.outputs.shape:
-            raise ValueError(
-                f"logits {self.logits.shape} beside outputs {self.outputs.shape}; expected one each"
-            )
-        expected = self.outputs.shape if self.labels.ndim == 2 else (rows,)
-        if lengths != {rows} or self.labels.shape != expected or self.mask.shape != expected:
-            raise ValueError(
-                f"outputs {self.outputs.shape}, labels {self.labels.shape}, mask {self.mask.shape}, "
-                f"{len(self.subjects)} subjects, {len(self.recordings)} recordings; expected equal lengths"
-            )
-
-    @classmethod
-    def of_logits(cls, *, logits: np.ndarray, **fields: Any) -> Predictions:
-        """Predictions of classes from their logits [N, K]; probabilities are their softmax in float64."""
-        logits = np.asarray(logits, np.float32)
-        outputs = scipy.special.softmax(logits.astype(np.float64), axis=-1)
-        return cls(outputs=outputs, logits=logits, **fields)
-
-    @property
-    def scores(self) -> np.ndarray:
-        """What classes are decided and rows ranked by: float64 [N, K], monotone in the probabilities.
-
-        Of logits it is the log-odds of each class (the logits themselves for K = 2), which stay apart where
-        probabilities are all 1; else the outputs.
-        """
-        if self.logits is None:
-            return self.outputs
-        logits = self.logits.astype(np.float64)
-        if logits.shape[1] == 2:
-            return logits
-        others = np.where(np.eye(logits.shape[1], dtype=bool), -np.inf, logits[:, None, :])
-        return logits - scipy.special.logsumexp(others, axis=-1)
-
-    def labelled_subjects(self) -> tuple[str, ...]:
-        """The subjects with at least one label, sorted, each once."""
-        labelled = self.mask if self.mask.ndim == 1 else self.mask.any(axis=1)
-        return tuple(sorted({s for s, real in zip(self.subjects, labelled, strict=True) if real}))
 
 
 class Interval(NamedTuple):
@@ -94,79 +42,41 @@ class Interval(NamedTuple):
 
     Attributes:
       value: The metric (or difference), mean over the runs; None where it is undefined.
-      ci95: The 2.5 and 97.5 percentile over the draws; None with fewer than two subjects, or where the metric
-        is undefined in more than a tenth of the draws.
+      ci95: The 95 % interval over people (of a difference: over people and seeds); None where none holds.
       subjects: How many labelled subjects it rests on.
+      averaged_over: ``pooled``: one value of all rows. ``subject`` or ``fold``: the mean of each one's own.
+      units: How many subjects or folds that are, those where it is defined; of a pooled one, the subjects.
+      method: How the interval was made, see ``intervals``; None without one.
+      reason: Why there is no interval; None with one.
     """
 
     value: float | None
     ci95: tuple[float, float] | None
     subjects: int
+    averaged_over: Literal["pooled", "subject", "fold"] = "pooled"
+    units: int = 0
+    method: str | None = None
+    reason: str | None = None
 
 
-# (table, row weights float64 [R, N]) -> name to float64 [R], NaN where undefined.
-MetricFn = Callable[[Predictions, np.ndarray], Mapping[str, np.ndarray]]
+def values(metric_fn: MetricFn, table: Predictions) -> dict[str, float | None]:
+    """The metrics of one table alone; None where undefined."""
+    return {name: _number(v[0]) for name, v in metric_fn(table, np.ones((1, len(table.labels)))).items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class RegressionMetric:
-    """``metrics.regression`` as a ``MetricFn`` that also takes weights of whole subjects.
-
-    Its metrics are made of sums over rows, so a draw costs as much as there are subjects, however many rows
-    (frames) they have.
-
-    Attributes:
-      names: Of the outputs.
-    """
-
-    names: tuple[str, ...]
-
-    def __call__(self, table: Predictions, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """Metrics [R] for row weights [R, N]."""
-        return metrics.weighted_regression(table.labels, table.outputs, table.mask, self.names, weights)
-
-    def of_groups(self, table: Predictions, groups: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """Metrics [R] for weights [R, G] of groups of rows; ``groups`` int [N] says which row is in which."""
-        return metrics.grouped_regression(
-            table.labels, table.outputs, table.mask, self.names, groups, weights
-        )
-
-
-def classification_metric(table: Predictions, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """``metrics.classification`` as a ``MetricFn``."""
-    return metrics.weighted_classification(table.labels, table.scores, table.mask, weights)
-
-
-def regression_metric(names: Sequence[str]) -> RegressionMetric:
-    """``metrics.regression`` for outputs of these names as a ``MetricFn``."""
-    return RegressionMetric(tuple(names))
-
-
-def join(tables: Sequence[Predictions]) -> Predictions:
-    """One table with the rows of all: the folds of one seed make one run."""
-    times = [table.times_seconds for table in tables]
-    logits = [table.logits for table in tables]
-    return Predictions(
-        subjects=tuple(s for table in tables for s in table.subjects),
-        recordings=tuple(r for table in tables for r in table.recordings),
-        labels=np.concatenate([table.labels for table in tables]),
-        outputs=np.concatenate([table.outputs for table in tables]),
-        mask=np.concatenate([table.mask for table in tables]),
-        times_seconds=None if any(t is None for t in times) else np.concatenate(times),
-        logits=None if any(one is None for one in logits) else np.concatenate(logits),
-    )
-
-
-def subject_bootstrap(
+def estimate(
     metric_fn: MetricFn, runs: Sequence[Predictions], num_resamples: int = 1000, seed: int = 0
 ) -> dict[str, Interval]:
-    """The mean of a metric over runs, with an interval by bootstrap over subjects.
+    """The mean of a metric over runs, with an interval over subjects.
+
+    The interval says where the mean of *these* trained models would lie on all such people; what other seeds
+    would give is in ``paired_difference`` only.
 
     Args:
       metric_fn: ``classification_metric``, ``regression_metric(names)`` or one's own.
       runs: One table a seed. ``join`` the folds of a seed first. Tables may hold different subjects (seeds
-        that test other people); a draw leaves out a run of whose subjects it has none.
-      num_resamples: How many draws.
+        that test other people).
+      num_resamples: How many draws, where a pooled correlation needs a bootstrap.
       seed: Of the draws; the same seed and subjects give the same draws.
 
     Returns:
@@ -177,36 +87,61 @@ def subject_bootstrap(
     """
     subjects = _all_subjects(runs)
     value = _mean_over_runs(metric_fn, runs, subjects, np.ones((1, len(subjects))))
-    drawn = None
-    if len(subjects) > 1:
-        drawn = _mean_over_runs(metric_fn, runs, subjects, _draws(len(subjects), num_resamples, seed))
-    return {
-        name: _interval(v[0], drawn[name] if drawn is not None else None, len(subjects))
-        for name, v in value.items()
-    }
+    left_out = _left_out(metric_fn, runs, subjects)
+    drawn: dict[str, np.ndarray] = {}
+    if isinstance(metric_fn, RegressionMetric) and len(subjects) >= intervals.FEWEST_FOR_POOLED_CORRELATION:
+        drawn = _bootstrap(metric_fn, runs, subjects, num_resamples, seed)
+    found = {}
+    for name, v in value.items():
+        unit, units, without = "pooled", len(subjects), left_out.get(name)
+        if name == "auroc" and metric_fn is classification_metric:
+            unit, ranked = _ranked(runs, subjects)
+            units = int(ranked.sum()) if unit == "subject" else max(len(ranking_groups(t)[1]) for t in runs)
+            without = without[ranked] if unit == "subject" and without is not None else without
+        found[name] = _interval(name, v[0], without, len(subjects), unit, units, drawn.get(name))
+    return found
+
+
+def subject_mean(metric_fn: MetricFn, runs: Sequence[Predictions]) -> dict[str, Interval]:
+    """The mean over subjects of each one's own metric, with an interval over subjects.
+
+    Args:
+      metric_fn: See ``estimate``.
+      runs: One table a seed.
+
+    Returns:
+      Metric name to its interval; subjects for whom it is undefined are left out.
+    """
+    subjects = _all_subjects(runs)
+    each = _mean_over_runs(metric_fn, runs, subjects, np.eye(len(subjects)))
+    found = {}
+    for name, own in each.items():
+        own = own[np.isfinite(own)]
+        n = len(own)
+        mean = own.mean() if n else np.nan
+        without = (own.sum() - own) / (n - 1) if n > 1 else None
+        found[name] = _interval(name, mean, without, n, "subject", n)
+    return found
 
 
 def paired_difference(
     metric_fn: MetricFn,
     runs_a: Sequence[Predictions],
     runs_b: Sequence[Predictions],
-    num_resamples: int = 1000,
-    seed: int = 0,
     unit: Literal["pooled", "subject"] = "pooled",
 ) -> dict[str, Interval]:
-    """How much better A is than B on the same subjects.
+    """How much better A is than B on the same subjects, with an interval over subjects and seeds.
 
     Args:
-      metric_fn: See ``subject_bootstrap``.
+      metric_fn: See ``estimate``.
       runs_a: One table a seed.
       runs_b: One table a seed; the number may differ from A's.
-      num_resamples: How many draws; each is used for A and for B.
-      seed: Of the draws.
-      unit: ``pooled``: metric of all rows of A minus that of B. ``subject``: the mean over subjects of the
-        difference within each (subjects without a defined metric, e.g. an AUROC with one class, left out).
+      unit: ``pooled``: the metric of A minus that of B, as they are reported. ``subject``: the mean over
+        subjects of the difference within each (subjects without a defined metric left out).
 
     Returns:
-      Metric name to the interval of A minus B; zero outside of it is a difference beyond chance.
+      Metric name to the interval of A minus B; zero outside of it is a difference between the methods beyond
+      chance. None with one seed a side, which says nothing about methods.
 
     Raises:
       ValueError: The two sides do not hold the same labelled subjects.
@@ -219,37 +154,51 @@ def paired_difference(
             f"A holds {len(subjects)} subjects, B {len(other)}, {len(odd)} not in both (first: {odd[0]}); "
             "expected the same subjects on both sides"
         )
-    weights = np.ones((1, len(subjects)))
-    if len(subjects) > 1:
-        weights = np.concatenate([weights, _draws(len(subjects), num_resamples, seed)])
+    ones = np.ones((1, len(subjects))) if unit == "pooled" else np.eye(len(subjects))
+    whole = [_mean_over_runs(metric_fn, runs, subjects, ones) for runs in (runs_a, runs_b)]
+    each = [[_shares(metric_fn, run, subjects, unit) for run in runs] for runs in (runs_a, runs_b)]
+    found = {}
+    for name in whole[0]:
+        difference = whole[0][name] - whole[1][name]
+        difference = difference[np.isfinite(difference)]
+        sides = [np.stack([shares[name] for shares in side]) for side in each]
+        found[name] = _difference(name, difference, sides, len(subjects), unit)
+    return found
+
+
+def _difference(
+    name: str, difference: np.ndarray, sides: Sequence[np.ndarray], subjects: int, unit: str
+) -> Interval:
+    """The interval of a difference from each seed's and subject's share in it, [K, S] a side."""
+    if not len(difference):
+        return Interval(None, None, subjects, unit, 0, None, "undefined")
+    value = float(difference.mean())
+    told = np.isfinite(np.concatenate(sides)).all(axis=0)
+    units = int(told.sum()) if unit == "pooled" else len(difference)
+    rule = intervals.rule(name, subject_mean=unit == "subject")
+    if rule is None:
+        said = intervals.UNMEASURED
+    elif told.sum() < units or (unit == "pooled" and not told.all()):
+        said = "not every seed tests every subject, or without some the value is undefined"
+    elif units < rule.fewest:
+        said = intervals.too_few(units, rule.fewest)
+    else:
+        said = differences.interval(sides[0][:, told], sides[1][:, told], value)
+    if isinstance(said, str):
+        return Interval(value, None, subjects, unit, units, None, said)
+    return Interval(value, said, subjects, unit, units, "person_and_seed_t", None)
+
+
+def _shares(
+    metric_fn: MetricFn, run: Predictions, subjects: tuple[str, ...], unit: str
+) -> dict[str, np.ndarray]:
+    """What each subject [S] adds to the mean of a metric: its own value, or its jackknife pseudo-value."""
     if unit == "subject":
-        one_each = np.eye(len(subjects))
-        a, b = (_mean_over_runs(metric_fn, runs, subjects, one_each) for runs in (runs_a, runs_b))
-        return {name: _mean_of_defined(a[name] - b[name], weights) for name in a}
-    a, b = (_mean_over_runs(metric_fn, runs, subjects, weights) for runs in (runs_a, runs_b))
-    return {name: _interval(a[name][0] - b[name][0], a[name][1:] - b[name][1:], len(subjects)) for name in a}
-
-
-def subject_mean(
-    metric_fn: MetricFn, runs: Sequence[Predictions], num_resamples: int = 1000, seed: int = 0
-) -> dict[str, Interval]:
-    """The mean over subjects of each one's own metric, with an interval by bootstrap over subjects.
-
-    Args:
-      metric_fn: See ``subject_bootstrap``.
-      runs: One table a seed.
-      num_resamples: How many draws.
-      seed: Of the draws.
-
-    Returns:
-      Metric name to its interval; subjects for whom it is undefined are left out.
-    """
-    subjects = _all_subjects(runs)
-    weights = np.ones((1, len(subjects)))
-    if len(subjects) > 1:
-        weights = np.concatenate([weights, _draws(len(subjects), num_resamples, seed)])
-    each = _mean_over_runs(metric_fn, runs, subjects, np.eye(len(subjects)))
-    return {name: _mean_of_defined(values, weights) for name, values in each.items()}
+        return _mean_over_runs(metric_fn, [run], subjects, np.eye(len(subjects)))
+    n = len(subjects)
+    whole = _mean_over_runs(metric_fn, [run], subjects, np.ones((1, n)))
+    without = _mean_over_runs(metric_fn, [run], subjects, 1.0 - np.eye(n))
+    return {name: n * whole[name] - (n - 1) * without[name] for name in whole}
 
 
 def per_subject(metric_fn: MetricFn, runs: Sequence[Predictions]) -> dict[str, dict[str, float | None]]:
@@ -279,11 +228,51 @@ def _all_subjects(runs: Sequence[Predictions]) -> tuple[str, ...]:
     return subjects
 
 
-def _draws(subjects: int, num_resamples: int, seed: int) -> np.ndarray:
-    """How often each subject is drawn: float64 [num_resamples, subjects], each row sums to ``subjects``."""
-    generator = np.random.default_rng(seed)
-    share = np.full(subjects, 1 / subjects)
-    return generator.multinomial(subjects, share, size=num_resamples).astype(np.float64)
+def _left_out(
+    metric_fn: MetricFn, runs: Sequence[Predictions], subjects: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    """The metrics [S] without each subject; nothing where there is one."""
+    if len(subjects) < 2:
+        return {}
+    return _mean_over_runs(metric_fn, runs, subjects, 1.0 - np.eye(len(subjects)))
+
+
+def _ranked(
+    runs: Sequence[Predictions], subjects: tuple[str, ...]
+) -> tuple[Literal["subject", "fold"], np.ndarray]:
+    """What the AUROC is averaged over, and which subjects [S] are in it."""
+    each = [ranking_groups(run) for run in runs]
+    if any(unit == "fold" for unit, _ in each):
+        return "fold", np.ones(len(subjects), bool)
+    held = {run.subjects[own[0]] for run, (_, groups) in zip(runs, each, strict=True) for own in groups}
+    return "subject", np.array([subject in held for subject in subjects], bool)
+
+
+def _bootstrap(
+    metric_fn: RegressionMetric,
+    runs: Sequence[Predictions],
+    subjects: tuple[str, ...],
+    num_resamples: int,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """The bootstrap-t [2] of the pooled correlations, of their mean over the runs."""
+    n = len(subjects)
+    share = np.full(n, 1 / n)
+    draws = np.random.default_rng(seed).multinomial(n, share, size=num_resamples).astype(np.float64)
+    weights = np.concatenate([np.ones((1, n)), draws])
+    column = {subject: i for i, subject in enumerate(subjects)}
+    sums: dict[str, list[np.ndarray]] = {}
+    for run in runs:
+        groups = np.array([column.get(subject, 0) for subject in run.subjects], np.int64)
+        for name, (value, slope) in metric_fn.influence(run, groups, weights).items():
+            total = sums.setdefault(name, [np.zeros(len(weights)), np.zeros(weights.shape)])
+            total[0] += value / len(runs)
+            total[1] += slope / len(runs)
+    found = {}
+    for name, (value, slope) in sums.items():
+        if np.isfinite(value).mean() >= _DEFINED_SHARE:
+            found[name] = intervals.bootstrap_t(value[0], slope[0], draws, value[1:], slope[1:])
+    return found
 
 
 def _mean_over_runs(
@@ -319,20 +308,31 @@ def _in_blocks(
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]} if blocks else {}
 
 
-def _interval(value: float, drawn: np.ndarray | None, subjects: int) -> Interval:
+def _interval(
+    name: str,
+    value: float,
+    without: np.ndarray | None,
+    subjects: int,
+    unit: str,
+    units: int,
+    drawn: np.ndarray | None = None,
+) -> Interval:
+    """An interval by the metric's rule: from its values without each subject, or by the bootstrap."""
     number = _number(value)
-    if number is None or drawn is None or subjects < 2:
-        return Interval(number, None, subjects)
-    defined = drawn[np.isfinite(drawn)]
-    if len(defined) < _DEFINED_SHARE * len(drawn):
-        return Interval(number, None, subjects)
-    low, high = np.percentile(defined, [2.5, 97.5])
-    return Interval(number, (float(low), float(high)), subjects)
-
-
-def _mean_of_defined(values: np.ndarray, weights: np.ndarray) -> Interval:
-    """The mean [S] -> interval over the defined values; the first row of the weights is all ones."""
-    defined = np.isfinite(values)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = (weights[:, defined] @ values[defined]) / weights[:, defined].sum(axis=1)
-    return _interval(means[0], means[1:], int(defined.sum()))
+    rule = intervals.rule(name, subject_mean=unit == "subject")
+    counted = units if unit == "subject" else subjects
+    reason, ci95 = intervals.UNTOLD, np.full(2, np.nan)
+    if number is None:
+        reason = "undefined"
+    elif rule is None:
+        reason = intervals.UNMEASURED
+    elif counted < rule.fewest or without is None:
+        reason = intervals.too_few(counted, rule.fewest)
+    elif rule.method == "bootstrap_t":
+        ci95 = ci95 if drawn is None else drawn
+    else:
+        skewed = rule.method == "skewed_jackknife_t"
+        ci95 = intervals.jackknife(np.asarray(number), without, rule.bounds, skewed=skewed)
+    if not np.isfinite(ci95).all():
+        return Interval(number, None, subjects, unit, units, None, reason)
+    return Interval(number, (float(ci95[0]), float(ci95[1])), subjects, unit, units, rule.method, None)

@@ -10,6 +10,8 @@ import pytest
 from test_results import make_results, make_table
 
 from jmt_jax import compare, results
+from jmt_jax.statistics import Predictions
+from jmt_jax.trained_backbones import fold_folder
 
 NAMES = ("BL1", "PA4")
 
@@ -18,18 +20,22 @@ def write_run(folder, table, control=None, **model):
     config = {"model": {"streams": "a,b", "fusion": "jmt", **model}, "eval": {"select": "auroc"}}
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
+    tables = [table] if isinstance(table, Predictions) else table
     split = {**make_results()["split"]["parts"][0], "name": "holdout", "folds": 1, "selection": "validation",
-             "seed": 0, "warnings": []}  # fmt: skip
+             "warnings": []}  # fmt: skip
     metrics = {"auroc": results.Interval(0.5, None, 6), "accuracy": results.Interval(0.5, None, 6)}
     controls = {"time": results.Control("The clock alone.", metrics)} if control else {}
     facts = {"name": "biovid", "task": "pain"}
     written = make_results(
-        splits=[split], metrics=metrics, controls=controls, data=facts, paired_differences={}
-    )
+        splits=[{**split, "seed": seed} for seed in range(len(tables))],
+        metrics=metrics, controls=controls, data=facts, paired_differences={},
+    )  # fmt: skip
     results.write(folder / "results.json", written)
-    results.save_predictions(folder / "predictions" / "test.csv", table, NAMES)
-    if control:
-        results.save_predictions(folder / "predictions" / "test_time.csv", control, NAMES)
+    for seed, one in enumerate(tables):
+        run = folder if len(tables) == 1 else fold_folder(folder, split["fold"], seed)
+        results.save_predictions(run / "predictions" / "test.csv", one, NAMES)
+        if control:
+            results.save_predictions(run / "predictions" / "test_time.csv", control, NAMES)
     return folder
 
 
@@ -45,13 +51,45 @@ def test_the_difference_is_the_first_minus_the_other_and_the_controls_follow(tmp
     bad = write_run(tmp_path / "bad", certain(table, 0.1), fusion="concat")
     assert compare.main([str(good), str(bad)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2].startswith("| good | a,b | jmt | 1.000 [1.000, 1.000] |")
+    assert lines[2].startswith("| good | a,b | jmt | 1.000 [-] |")
     assert lines[3].startswith("| bad | a,b | concat | 0.") and not lines[3].endswith("|  |")
     assert lines[4].startswith("| control: time |")
-    assert lines[6] == "6 subjects, 1 seed, 95 % intervals."
-    assert "sample" in lines[7]
+    assert lines[6] == "auroc: mean over 6 subjects; 6 subjects, 1 seed a run."
+    assert "sample" in lines[-1]
     value, other = (float(line.split("|")[4].split()[0]) for line in lines[2:4])
     assert value > other and float(lines[3].split("|")[5].split()[0]) > 0
+
+
+def seeded(share, first, seeds):
+    """One table a seed over the same rows, as a method's trainings would make them."""
+    tables = []
+    for seed in range(first, first + seeds):
+        noise = np.random.default_rng(seed).dirichlet(np.ones(2), 24)
+        tables.append(certain(dataclasses.replace(make_table(), outputs=noise), share))
+    return tables
+
+
+def test_with_one_seed_a_side_nothing_is_marked(tmp_path, capsys):
+    write_run(tmp_path / "good", seeded(0.9, 0, 1)[0])
+    write_run(tmp_path / "bad", seeded(0.0, 1, 1)[0])
+    assert compare.main([str(tmp_path / "good"), str(tmp_path / "bad"), "--metric=accuracy"]) == 0
+    said = capsys.readouterr().out
+    assert compare.MARK not in said
+    assert "No interval of a difference: one seed: another training of the same method would differ" in said
+
+
+def test_with_several_seeds_a_method_differs_from_another_and_not_from_itself(tmp_path, capsys):
+    for name, tables in (
+        ("good", seeded(0.45, 0, 5)), ("again", seeded(0.45, 10, 5)), ("bad", seeded(0.0, 20, 5))
+    ):  # fmt: skip
+        write_run(tmp_path / name, tables)
+    assert (
+        compare.main([*(str(tmp_path / name) for name in ("good", "again", "bad")), "--metric=accuracy"]) == 0
+    )
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert compare.MARK not in lines[3] and lines[4].endswith("] * |")
+    assert "6 subjects, 5 seeds a run" in out and "the methods differ" in out
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,8 @@ def test_a_part_without_labels_is_predicted_all_the_same(tmp_path):
     (tmp_path / "predictions").mkdir()
     frame_tables.write(experiment, rows, logits, table, tmp_path, "validation")
     written = evaluate.summarise(experiment.config, data, [outcome], tmp_path, part="validation")
-    assert written["metrics"]["ccc_mean"] == {"value": None, "ci95": None, "subjects": 0}
+    ccc = written["metrics"]["ccc_mean"]
+    assert (ccc["value"], ccc["ci95"], ccc["subjects"], ccc["reason"]) == (None, None, 0, "undefined")
     assert "smoothed_centred" in written["variants"]
     assert len(list((tmp_path / "challenge_validation").iterdir())) == 3
     assert not (tmp_path / "over_time_validation.png").exists()

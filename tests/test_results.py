@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from data_pipelines.errors import BadDataError
 from data_pipelines.splits import Item, make_split
 from jmt_jax import results
-from jmt_jax.statistics import Interval, Predictions, classification_metric, per_subject, subject_bootstrap
+from jmt_jax.statistics import Interval, Predictions, classification_metric, estimate, per_subject
 
 
 def make_table(seed=0, classes=2):
@@ -32,7 +32,7 @@ def make_table(seed=0, classes=2):
 def make_results(**changes):
     table = make_table()
     items = [Item(r, s, 0) for r, s in zip(table.recordings, table.subjects, strict=True)]
-    metrics = subject_bootstrap(classification_metric, [table], 20)
+    metrics = estimate(classification_metric, [table])
     arguments = {
         "data": {"name": "biovid", "recordings": np.int64(24)},
         "splits": [make_split(items, "subject_kfold", folds=3, fold=fold).as_json() for fold in range(3)],
@@ -60,7 +60,7 @@ def test_results_obey_the_published_schema(tmp_path):
     assert built["protocol"] == "subject_kfold"
     assert [part["fold"] for part in built["split"]["parts"]] == [0, 1, 2]
     assert built["metrics"]["accuracy"]["subjects"] == 6
-    assert set(built["metrics"]) == {"accuracy", "balanced_accuracy", "f1_macro", "auroc"}
+    assert set(built["metrics"]) == {"accuracy", "balanced_accuracy", "f1_macro", "auroc", "auroc_pooled"}
     assert built["config"]["widths"] == [1, 2]
     assert {"python", "jax", "flax"} <= set(built["versions"])
     assert built["fingerprint"] == "abc"

@@ -43,7 +43,7 @@ def test_a_run_leaves_everything_it_promises(finished):
     jsonschema.validate(written, results.schema())
     assert written["sample"] and "say nothing about biovid" in written["warning"]
     assert written["protocol"] == "subject_kfold"
-    assert set(written["metrics"]) == {"accuracy", "balanced_accuracy", "f1_macro", "auroc"}
+    assert set(written["metrics"]) == {"accuracy", "balanced_accuracy", "f1_macro", "auroc", "auroc_pooled"}
     table, names = results.load_predictions(workdir / "predictions" / "test.csv")
     part = written["split"]["parts"][0]
     assert names == ("BL1", "PA4") and set(table.subjects) == set(part["test"]["subjects"])
