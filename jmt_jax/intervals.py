@@ -50,6 +50,12 @@ class Rule:
 
 
 _SHARE, _CORRELATION, _ERROR = (0.0, 1.0), (-1.0, 1.0), (0.0, np.inf)
+_BOUNDS = {
+    **dict.fromkeys(("accuracy", "balanced_accuracy", "f1_macro", "auroc", "auroc_pooled", "sagr"), _SHARE),
+    **dict.fromkeys(("ccc", "pcc"), _CORRELATION),
+    "rmse": _ERROR,
+}
+# Of a pooled RMSE none held: a few large errors make it.
 _POOLED = {
     "accuracy": Rule("skewed_jackknife_t", _SHARE),
     "balanced_accuracy": Rule("jackknife_t", _SHARE),
@@ -58,7 +64,6 @@ _POOLED = {
     "auroc_pooled": Rule("skewed_jackknife_t", _SHARE),
     "ccc": Rule("bootstrap_t", _CORRELATION, FEWEST_FOR_POOLED_CORRELATION),
     "pcc": Rule("bootstrap_t", _CORRELATION, FEWEST_FOR_POOLED_CORRELATION),
-    "rmse": Rule("skewed_jackknife_t", _ERROR),
     "sagr": Rule("skewed_jackknife_t", _SHARE),
 }
 
@@ -70,10 +75,10 @@ def rule(metric: str, *, subject_mean: bool = False) -> Rule | None:
       metric: E.g. ``auroc`` or ``ccc_valence``.
       subject_mean: Whether it is the mean over subjects of each one's own value.
     """
-    found = _POOLED.get(metric) or _POOLED.get(metric.split("_")[0])
-    if found is None or not subject_mean:
-        return found
-    return Rule("skewed_jackknife_t", found.bounds)
+    kind = metric if metric in _BOUNDS else metric.split("_")[0]
+    if not subject_mean:
+        return _POOLED.get(kind)
+    return Rule("skewed_jackknife_t", _BOUNDS[kind]) if kind in _BOUNDS else None
 
 
 def jackknife(

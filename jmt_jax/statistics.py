@@ -93,11 +93,8 @@ def estimate(
         drawn = _bootstrap(metric_fn, runs, subjects, num_resamples, seed)
     found = {}
     for name, v in value.items():
-        unit, units, without = "pooled", len(subjects), left_out.get(name)
-        if name == "auroc" and metric_fn is classification_metric:
-            unit, ranked = _ranked(runs, subjects)
-            units = int(ranked.sum()) if unit == "subject" else max(len(ranking_groups(t)[1]) for t in runs)
-            without = without[ranked] if unit == "subject" and without is not None else without
+        unit, units, held = _averaged(name, metric_fn, runs, subjects)
+        without = left_out[name][held] if left_out else None
         found[name] = _interval(name, v[0], without, len(subjects), unit, units, drawn.get(name))
     return found
 
@@ -162,31 +159,34 @@ def paired_difference(
         difference = whole[0][name] - whole[1][name]
         difference = difference[np.isfinite(difference)]
         sides = [np.stack([shares[name] for shares in side]) for side in each]
-        found[name] = _difference(name, difference, sides, len(subjects), unit)
+        over, units, held = "subject", len(difference), np.ones(len(subjects), bool)
+        if unit == "pooled":
+            over, units, held = _averaged(name, metric_fn, [*runs_a, *runs_b], subjects)
+        sides = [side[:, held] for side in sides]
+        found[name] = _difference(name, difference, sides, len(subjects), over, units)
     return found
 
 
 def _difference(
-    name: str, difference: np.ndarray, sides: Sequence[np.ndarray], subjects: int, unit: str
+    name: str, difference: np.ndarray, sides: Sequence[np.ndarray], subjects: int, over: str, units: int
 ) -> Interval:
     """The interval of a difference from each seed's and subject's share in it, [K, S] a side."""
     if not len(difference):
-        return Interval(None, None, subjects, unit, 0, None, "undefined")
+        return Interval(None, None, subjects, over, units, None, "undefined")
     value = float(difference.mean())
     told = np.isfinite(np.concatenate(sides)).all(axis=0)
-    units = int(told.sum()) if unit == "pooled" else len(difference)
-    rule = intervals.rule(name, subject_mean=unit == "subject")
+    rule = None if over == "fold" else intervals.rule(name, subject_mean=over == "subject")
     if rule is None:
         said = intervals.UNMEASURED
-    elif told.sum() < units or (unit == "pooled" and not told.all()):
+    elif told.sum() < units:
         said = "not every seed tests every subject, or without some the value is undefined"
     elif units < rule.fewest:
         said = intervals.too_few(units, rule.fewest)
     else:
         said = differences.interval(sides[0][:, told], sides[1][:, told], value)
     if isinstance(said, str):
-        return Interval(value, None, subjects, unit, units, None, said)
-    return Interval(value, said, subjects, unit, units, "person_and_seed_t", None)
+        return Interval(value, None, subjects, over, units, None, said)
+    return Interval(value, said, subjects, over, units, "person_and_seed_t", None)
 
 
 def _shares(
@@ -195,10 +195,10 @@ def _shares(
     """What each subject [S] adds to the mean of a metric: its own value, or its jackknife pseudo-value."""
     if unit == "subject":
         return _mean_over_runs(metric_fn, [run], subjects, np.eye(len(subjects)))
-    n = len(subjects)
+    n, held = len(subjects), np.isin(subjects, run.labelled_subjects())
     whole = _mean_over_runs(metric_fn, [run], subjects, np.ones((1, n)))
     without = _mean_over_runs(metric_fn, [run], subjects, 1.0 - np.eye(n))
-    return {name: n * whole[name] - (n - 1) * without[name] for name in whole}
+    return {name: np.where(held, n * whole[name] - (n - 1) * without[name], np.nan) for name in whole}
 
 
 def per_subject(metric_fn: MetricFn, runs: Sequence[Predictions]) -> dict[str, dict[str, float | None]]:
@@ -237,15 +237,17 @@ def _left_out(
     return _mean_over_runs(metric_fn, runs, subjects, 1.0 - np.eye(len(subjects)))
 
 
-def _ranked(
-    runs: Sequence[Predictions], subjects: tuple[str, ...]
-) -> tuple[Literal["subject", "fold"], np.ndarray]:
-    """What the AUROC is averaged over, and which subjects [S] are in it."""
+def _averaged(
+    name: str, metric_fn: MetricFn, runs: Sequence[Predictions], subjects: tuple[str, ...]
+) -> tuple[Literal["pooled", "subject", "fold"], int, np.ndarray]:
+    """What a metric of all rows is averaged over, how many that are, and which subjects [S] are in it."""
+    if name != "auroc" or metric_fn is not classification_metric:
+        return "pooled", len(subjects), np.ones(len(subjects), bool)
     each = [ranking_groups(run) for run in runs]
     if any(unit == "fold" for unit, _ in each):
-        return "fold", np.ones(len(subjects), bool)
+        return "fold", max(len(groups) for _, groups in each), np.ones(len(subjects), bool)
     held = {run.subjects[own[0]] for run, (_, groups) in zip(runs, each, strict=True) for own in groups}
-    return "subject", np.array([subject in held for subject in subjects], bool)
+    return "subject", len(held), np.array([subject in held for subject in subjects], bool)
 
 
 def _bootstrap(
@@ -319,7 +321,7 @@ def _interval(
 ) -> Interval:
     """An interval by the metric's rule: from its values without each subject, or by the bootstrap."""
     number = _number(value)
-    rule = intervals.rule(name, subject_mean=unit == "subject")
+    rule = None if unit == "fold" else intervals.rule(name, subject_mean=unit == "subject")
     counted = units if unit == "subject" else subjects
     reason, ci95 = intervals.UNTOLD, np.full(2, np.nan)
     if number is None:

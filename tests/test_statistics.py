@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jmt_jax import metrics, statistics
+from jmt_jax import intervals, metrics, statistics
 from jmt_jax.statistics import (
     Predictions,
     classification_metric,
@@ -104,7 +104,7 @@ def test_subjects_of_one_class_are_ranked_within_their_fold():
     each = [metrics.classification(*table_arrays(fold))["auroc"] for fold in folds]
     found = estimate(classification_metric, [join(folds)])
     assert found["auroc"].value == pytest.approx(np.mean(each))
-    assert found["auroc"][2:5] == (24, "fold", 3)
+    assert found["auroc"][2:5] == (24, "fold", 3) and found["auroc"].ci95 is None
     assert found["auroc_pooled"].value < found["auroc"].value
     alone = join([rows_of(fold, np.flatnonzero(fold.labels == 0)) for fold in folds])
     assert estimate(classification_metric, [alone])["auroc"].value is None
@@ -204,7 +204,8 @@ def test_an_undefined_metric_is_none():
         [Predictions(table.subjects, table.recordings, rare, table.outputs, table.mask)],
     )
     assert found["auroc"].value is not None and found["auroc"].averaged_over == "fold"
-    assert found["auroc"].ci95 is None and "without some subject" in found["auroc"].reason
+    assert found["auroc"].ci95 is None and "was measured to hold" in found["auroc"].reason
+    assert "without some subject" in found["auroc_pooled"].reason
 
 
 @pytest.mark.parametrize("unit", ["pooled", "subject"])
@@ -259,8 +260,8 @@ def test_regression():
     found = estimate(regression_metric(["valence", "arousal"]), [table])
     expected = metrics.regression(labels, outputs, mask)
     assert {name: interval.value for name, interval in found.items()} == pytest.approx(expected)
-    low, high = found["rmse_mean"].ci95
-    assert low < found["rmse_mean"].value < high
+    low, high = found["sagr_mean"].ci95
+    assert low < found["sagr_mean"].value < high and found["rmse_mean"].reason == intervals.UNMEASURED
     # Below 28 no interval of a pooled correlation held; the mean over subjects has one.
     assert found["ccc_mean"].ci95 is None
     assert found["ccc_mean"].reason == "6 subjects: an interval needs 28 to hold its 95 %"
