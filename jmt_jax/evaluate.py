@@ -63,7 +63,8 @@ def check(experiment: Experiment) -> None:
     """Raises UsageError at once for what would otherwise be found out when training is over."""
     if experiment.config.eval.split not in PARTS:
         raise UsageError(f"eval.split={experiment.config.eval.split!r}; it is one of {', '.join(PARTS)}")
-    if not len(experiment.rows[experiment.config.eval.split]):
+    # Without data there are no rows yet.
+    if experiment.rows and not len(experiment.rows[experiment.config.eval.split]):
         held = ", ".join(part for part in PARTS if len(experiment.rows[part]))
         raise UsageError(
             f"protocol {experiment.split.name} has no {experiment.config.eval.split} part here; set "
