@@ -66,7 +66,8 @@ class Data:
     @property
     def has_frames(self) -> bool:
         """True where every token is about a frame of its own, and results are about frames."""
-        return self.grid.kind == "frames"
+        # Before the data are open the grid says it.
+        return self.grid.kind == "frames" if self.items is None else self.items.token_frames is not None
 
     @property
     def warning(self) -> str:

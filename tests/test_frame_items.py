@@ -366,7 +366,7 @@ def test_what_cannot_be_is_a_sentence():
             Grid(**({"kind": "frames", "tokens": 16} | options))
     with pytest.raises(BadDataError, match="no sequence of the 1 training"):
         make_items(prepared, TASK, PAPER)
-    with pytest.raises(UsageError, match="of classes"):
+    with pytest.raises(UsageError, match="needs the labels stress"):
         make_items(prepared, find_task("stress"), GRID)
     for stream, options, message in (
         ("visual", {"frames": 9, "reach_frames": 8}, "no more than"),

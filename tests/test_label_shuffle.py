@@ -139,6 +139,7 @@ def test_a_run_reports_what_is_left(name, cache_dir):
     config = tiny.shrunk(name, cache_dir, data__shuffle_labels="within_subject")
     if name == "affwild2":
         config.data.sample.update(train=5, validation=3, seconds=6.0)
+        config.protocol.selection = "validation"
     data = open_data(config)
     one, other = (make_experiment(config, data, fold=0, seed=seed) for seed in (0, 1))
     report = one.shuffled
