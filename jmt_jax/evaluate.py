@@ -11,10 +11,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from data_pipelines import label_shuffle
 from data_pipelines.errors import BadDataError, UsageError
 from data_pipelines.loader import PADDING
-from data_pipelines.splits import fold_words
 from jmt_jax import (
     control_models,
     divergence,
@@ -24,10 +22,11 @@ from jmt_jax import (
     metrics,
     moves,
     one_answer,
-    report,
-    result_words,
+    paper_facts,
     results,
+    results_text,
     run_folder,
+    run_pictures,
     statistics,
     stop,
 )
@@ -51,12 +50,14 @@ class Outcome:
       table: The model's predictions.
       controls: Name to what a control says of the same rows.
       seconds: Part of the run to its wall-clock time.
+      facts: What else a paper's table says, from `paper_facts.of_run`.
     """
 
     split: dict[str, Any]
     table: Predictions
     controls: Mapping[str, control_models.Control]
     seconds: Mapping[str, float]
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def check(experiment: Experiment) -> None:
@@ -153,6 +154,7 @@ def evaluate_run(
     *,
     part: str = "test",
     seconds: Mapping[str, float],
+    facts: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Predicts one part, with its controls, and writes all files of it.
 
@@ -163,6 +165,7 @@ def evaluate_run(
       workdir: The run's folder.
       part: ``test``, ``validation`` or ``train``.
       seconds: What the parts of the run took.
+      facts: From `paper_facts.of_run`, of the fold before features took the place of its streams.
 
     Returns:
       What was written to ``results.json``.
@@ -178,6 +181,7 @@ def evaluate_run(
         table=make_table(experiment.config, experiment.data, rows, logits),
         controls=control_models.predict_controls(experiment, rows),
         seconds=seconds,
+        facts=dict(facts),
     )
     if runtime.is_main:
         names = experiment.data.task.outputs
@@ -195,7 +199,8 @@ def load_outcome(experiment: Experiment, workdir: Path, part: str = "test") -> O
     written = results.read(results_path(workdir, part))
     wanted = control_models.names(experiment)
     controls = control_models.load(workdir / "predictions", part, wanted, written)
-    return Outcome(experiment.split_facts, table, controls, written["seconds"])
+    facts = paper_facts.of_results(written)
+    return Outcome(experiment.split_facts, table, controls, written["seconds"], facts)
 
 
 def evaluate_checkpoint(
@@ -226,11 +231,19 @@ def evaluate_checkpoint(
     step = checkpoints.find(str(config.eval.checkpoint))
     like = abstract_variables(experiment, experiment.model("evaluation", None), runtime)
     variables = checkpoints.restore_variables(step, like)
+    logging.info(f"evaluating checkpoint {step} of stage {stage} on the {config.eval.split} part")
+    checkpoint = paper_facts.checkpoint(experiment, step, paper_facts.value_at(workdir, experiment, step))
+    facts = paper_facts.of_run(experiment, variables, checkpoint)
     if extract.is_wanted(experiment, stage):
         experiment = extract.find(experiment, variables)
-    logging.info(f"evaluating checkpoint {step} of stage {stage} on the {config.eval.split} part")
     return evaluate_run(
-        experiment, runtime, variables, workdir, part=config.eval.split, seconds=seconds or {}
+        experiment,
+        runtime,
+        variables,
+        workdir,
+        part=config.eval.split,
+        seconds=seconds or {},
+        facts=facts,
     )
 
 
@@ -275,7 +288,7 @@ def summarise(
     controls, differences = control_models.summarise(config, data, said, metric, runs, draws)
     written = results.build(
         data=_facts(data, config),
-        splits=[outcome.split for outcome in outcomes],
+        splits=[{**outcome.split, **paper_facts.of_part(outcome.facts)} for outcome in outcomes],
         sample=data.is_sample,
         warning=data.warning or None,
         metrics=found,
@@ -288,15 +301,20 @@ def summarise(
         unit="recording" if data.has_frames else "subject",
         paired_differences=differences,
         reported=part,
+        rows=paper_facts.rows_behind(list(found), data.task.outputs, runs),
+        extra=paper_facts.of_file([outcome.facts for outcome in outcomes]),
     )
     if is_main:
-        _draw(workdir, written, part)
+        if written["confusion_matrix"]:
+            run_pictures.confusion_matrix(
+                workdir / f"confusion_matrix{_suffix(part)}.png", written, part, config.model.fusion
+            )
         if data.has_frames:
             path = workdir / f"over_time{_suffix(part)}.png"
-            frame_tables.draw(path, runs[0], written, data.task.outputs, frame_tables.options(config))
+            run_pictures.over_time(path, runs[0], written, data.task.outputs, part, config.model.fusion)
         # The last file: a run that has it is finished.
         results.write(results_path(workdir, part), written)
-        _log_results(written, part, workdir)
+        results_text.log(written, part, run_folder.named(results_path(workdir, part)))
         if written["split"]["selected_on_reported"]:
             logging.warning(results.SELECTED_ON_REPORTED.format(part=part))
         said = one_answer.sentence(
@@ -358,29 +376,3 @@ def _facts(data: Data, config: Any) -> dict[str, Any]:
 def _sum_seconds(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     names = dict.fromkeys(name for part in parts for name in part)
     return {name: round(sum(part.get(name, 0.0) for part in parts), 2) for name in names}
-
-
-def _draw(workdir: Path, written: Mapping[str, Any], part: str) -> None:
-    if written["confusion_matrix"]:
-        matrix = written["confusion_matrix"]
-        report.confusion_matrix(
-            workdir / f"confusion_matrix{_suffix(part)}.png",
-            matrix["counts"],
-            matrix["classes"],
-            title=f"{written['data']['name']}, {part} part, {written['protocol']}",
-            sample=written["sample"],
-        )
-
-
-def _log_results(written: Mapping[str, Any], part: str, workdir: Path) -> None:
-    if written["warning"]:
-        logging.warning(written["warning"])
-    for run in written["split"]["parts"]:
-        if "shuffled_labels" in run:
-            logging.info(
-                f"{fold_words(run['fold'], written['split']['folds'])}, seed {run['seed']}: "
-                + label_shuffle.sentence(run["shuffled_labels"])
-            )
-    lines = [f"results on the {part} part ({written['protocol']}):", *result_words.lines(written)]
-    lines.append(f"written to {run_folder.named(results_path(workdir, part))}")
-    logging.info("\n".join(lines))

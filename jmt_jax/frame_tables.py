@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.errors import UsageError
-from jmt_jax import challenge, frames, logging, report, run_folder, statistics
+from jmt_jax import challenge, frames, logging, run_folder, statistics
 from jmt_jax.experiment import Data, Experiment
 from jmt_jax.frames import FrameOptions, Stitched
 from jmt_jax.statistics import Interval, Predictions, RegressionMetric
@@ -175,53 +175,6 @@ def write(
     for begin, end in _recordings(final):
         challenge.write(folder, final.recordings[begin], final.outputs[begin:end])
     logging.info(f"challenge files of {len(numbers)} videos are in {run_folder.named(folder)}")
-
-
-def draw(
-    path: Path, table: Predictions, written: Mapping[str, Any], names: Sequence[str], chosen: FrameOptions
-) -> None:
-    """Draws the best, the median and the worst recording by mean CCC; nothing without labels.
-
-    Args:
-      path: The PNG to write.
-      table: What the metrics are of.
-      written: What ``results.json`` holds.
-      names: Of the outputs.
-      chosen: Options.
-    """
-    spans = {table.recordings[begin]: (begin, end) for begin, end in _recordings(table)}
-    # One seed may have tested others than the first, whose table this is.
-    scores = {
-        name: values["ccc_mean"]
-        for name, values in written["per_subject"].items()
-        if values["ccc_mean"] is not None and name in spans
-    }
-    if not scores:
-        return
-    ranked = sorted(scores, key=lambda name: (-scores[name], name))
-    places = {"best": 0, "median": (len(ranked) - 1) // 2, "worst": len(ranked) - 1}
-    words = {}
-    for word, place in places.items():
-        words.setdefault(ranked[place], word)
-    curves = []
-    for name, word in words.items():
-        span = slice(*spans[name])
-        curves.append(
-            report.Curves(
-                f"{word}: {name} (mean CCC {scores[name]:.2f})",
-                table.times_seconds[span],
-                table.labels[span],
-                table.outputs[span],
-            )
-        )
-    report.truth_and_prediction(
-        path,
-        curves,
-        names,
-        value_range=chosen.value_range,
-        title=f"{written['data']['name']}, {written['protocol']}",
-        sample=written["sample"],
-    )
 
 
 def _stitch(data: Data, rows: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, Stitched]:

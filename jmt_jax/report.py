@@ -26,6 +26,11 @@ _NOT_CURVES = frozenset(
     {"stage", "step", "part", "epoch", "seed", "fold", "seconds", "steps_per_second", "learning_rate"}
 )
 _MOST_PANELS = 6
+# Metrics of several outputs are called <kind>_<output>.
+_KINDS = ("ccc", "pcc", "rmse", "sagr")
+_SKIPPED = "skipped_steps"
+_CHOSEN = {"color": "#555555", "linewidth": 1.0, "linestyle": ":"}
+_CHANCE = {"color": "#999999", "linewidth": 1.0, "linestyle": "--"}
 
 
 class Curves(NamedTuple):
@@ -45,22 +50,32 @@ class Curves(NamedTuple):
 
 
 def learning_curves(
-    path: Path, rows: Iterable[Mapping[str, Any]], *, title: str = "", sample: bool = False
+    path: Path,
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    first: str = "loss",
+    chosen: Mapping[str, int] | None = None,
+    chance: Mapping[str, float] | None = None,
+    title: str = "",
+    sample: bool = False,
 ) -> None:
     """Draws what ``metrics.jsonl`` holds: a column for each stage, a panel for each metric.
 
     Args:
       path: The PNG to write, atomically.
       rows: Objects with ``stage``, ``step``, ``part`` (``train``, ``validation``, ...) and numbers by metric
-        name. None and missing numbers are gaps. The first six metrics are drawn, ``loss`` first.
+        name. None and missing numbers are gaps. `panel_names` says which metrics are drawn.
+      first: The metric that chooses the checkpoint; it is the first row of panels.
+      chosen: Stage to the step that was chosen, which is marked.
+      chance: Metric to what knowing nothing scores, which is drawn.
       title: Over the figure, e.g. the data set and protocol.
       sample: True puts it into the figure that its people are synthetic.
     """
     rows = list(rows)
     stages = list(dict.fromkeys(str(row["stage"]) for row in rows)) or [""]
     parts = list(dict.fromkeys(str(row["part"]) for row in rows))
-    found = dict.fromkeys(n for row in rows for n, v in row.items() if n not in _NOT_CURVES and _is_number(v))
-    names = sorted(found, key=lambda name: name != "loss")[:_MOST_PANELS] or ["loss"]
+    names = panel_names(rows, first)
+    chosen, chance = chosen or {}, chance or {}
     figure = Figure(figsize=(1.4 + 3.6 * len(stages), 1.2 + 2.1 * len(names)), layout="constrained")
     panels = figure.subplots(len(names), len(stages), squeeze=False, sharex="col", sharey="row")
     for (i, j), panel in np.ndenumerate(panels):
@@ -70,17 +85,57 @@ def learning_curves(
             if points:
                 steps, values = zip(*points, strict=True)
                 panel.plot(steps, values, color=_color(part, parts), **_line(part, len(points)))
+        if chosen.get(stages[j], -1) >= 0:
+            panel.axvline(chosen[stages[j]], **_CHOSEN)
+        if names[i] in chance:
+            panel.axhline(chance[names[i]], **_CHANCE)
         _tidy(panel)
         if i == 0:
             panel.set_title(stages[j], fontsize=10)
         if i == len(names) - 1:
             panel.set_xlabel("step")
         if j == 0:
-            panel.set_ylabel(names[i].replace("_", " "))
+            panel.set_ylabel(_spoken(names[i]))
     if parts:
         handles = [Line2D([], [], color=_color(part, parts), label=part, **_line(part, 2)) for part in parts]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(parts), frameon=False)
+        if any(chosen.get(stage, -1) >= 0 for stage in stages):
+            handles.append(Line2D([], [], label=f"chosen step (by {_spoken(first)})", **_CHOSEN))
+        if set(chance) & set(names):
+            handles.append(Line2D([], [], label="chance", **_CHANCE))
+        figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=min(len(handles), 2 * len(stages)),
+            frameon=False,
+        )
     _finish(figure, path, title, sample)
+
+
+def panel_names(rows: Sequence[Mapping[str, Any]], first: str) -> list[str]:
+    """The metrics that `learning_curves` draws, in order; at most six.
+
+    ``first`` leads, then the others of its kind (all ``ccc_`` beside ``ccc_mean``), the loss, and whole kinds
+    as long as there is room. Skipped steps are among them only if there were any.
+
+    Args:
+      rows: Of ``metrics.jsonl``.
+      first: Name of a metric; ignored where no row has it.
+    """
+    found = dict.fromkeys(n for row in rows for n, v in row.items() if n not in _NOT_CURVES and _is_number(v))
+    if not any(row.get(_SKIPPED) for row in rows):
+        found.pop(_SKIPPED, None)
+    kinds: dict[str, list[str]] = {}
+    for name in found:
+        kind, several, _ = name.partition("_")
+        kinds.setdefault(kind if several and kind in _KINDS else name, []).append(name)
+    of_first = next((kind for kind, names in kinds.items() if first in names), "")
+    leading = [kind for kind in dict.fromkeys((of_first, "loss")) if kind in kinds]
+    drawn: list[str] = []
+    for kind in [*leading, *(kind for kind in kinds if kind not in leading)]:
+        members = sorted(kinds[kind], key=lambda name: name != first)
+        if not drawn or len(drawn) + len(members) <= _MOST_PANELS:
+            drawn += members
+    return drawn or ["loss"]
 
 
 def confusion_matrix(
@@ -152,15 +207,20 @@ def truth_and_prediction(
         panel.plot(one.times_seconds, one.outputs[:, j], color=_COLORS["validation"], linewidth=1.2)
         panel.set_ylim(*value_range)
         _tidy(panel)
-        panel.set_title(f"{names[j]}, {one.title}", fontsize=9)
+        panel.set_title(one.title, fontsize=9)
         if i == len(recordings) - 1:
-            panel.set_xlabel("seconds")
+            panel.set_xlabel("time since the recording's start (s)", fontsize=9)
+        panel.set_ylabel(f"{names[j]} ({value_range[0]:g} to {value_range[1]:g})", fontsize=9)
     handles = [
         Line2D([], [], color=color, label=label)
-        for color, label in ((_TRUTH_COLOR, "truth"), (_COLORS["validation"], "prediction"))
+        for color, label in ((_TRUTH_COLOR, "annotation"), (_COLORS["validation"], "prediction"))
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     _finish(figure, path, title, sample)
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _is_number(value: Any) -> bool:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import csv
-import functools
 import importlib.metadata
-import importlib.resources
 import json
 import math
 import platform
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from data_pipelines.errors import BadDataError
-from jmt_jax import files
+from jmt_jax import files, results_schema
 from jmt_jax.statistics import Interval, Predictions
 
 SCHEMA_VERSION = 2
@@ -27,15 +24,8 @@ SELECTED_ON_REPORTED = (
 )
 PACKAGES = ("jmt-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")
 
-_TYPES: Mapping[str, tuple[type, ...]] = {
-    "object": (dict,),
-    "array": (list,),
-    "string": (str,),
-    "number": (int, float),
-    "integer": (int,),
-    "boolean": (bool,),
-    "null": (type(None),),
-}
+# Facts of one fold with one seed, from `paper_facts`.
+_OF_PART = ("checkpoint", "majority")
 
 
 class Control(NamedTuple):
@@ -68,6 +58,7 @@ def build(
     unit: str = "subject",
     paired_differences: Mapping[str, Mapping[str, Interval]] | None = None,
     reported: str = "test",
+    rows: Mapping[str, int] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of ``results.json``, as plain JSON values that obey the schema.
@@ -87,6 +78,7 @@ def build(
       unit: What the intervals draw and ``per_subject`` lists: ``subject``, or ``recording`` (videos).
       paired_differences: Name to the differences, from ``statistics.paired_difference``.
       reported: The part that the figures are of.
+      rows: Metric to the number of labelled rows that it was computed of.
       extra: Further top-level fields.
 
     Returns:
@@ -104,7 +96,7 @@ def build(
             "sample": sample,
             "warning": warning or None,
             "unit": unit,
-            "metrics": _intervals(metrics),
+            "metrics": _with_rows(_intervals(metrics), rows or {}),
             "per_subject": per_subject,
             "confusion_matrix": confusion_matrix,
             "controls": {
@@ -161,30 +153,15 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} has results of version {version}, expected {SCHEMA_VERSION}: another version of this "
             "software wrote it. Evaluate the run again, or read it with the version that wrote it."
         )
-    found = problems(results)
+    found = results_schema.problems(results)
     if found:
         raise BadDataError(f"{path} is not of the results schema: {found[0]}. Run the evaluation again.")
     return results
 
 
-def schema() -> dict[str, Any]:
-    """The published JSON Schema (2020-12) of ``results.json``."""
-    text = importlib.resources.files("jmt_jax").joinpath("results.schema.json").read_text(encoding="utf-8")
-    return json.loads(text)
-
-
-def problems(results: Any) -> list[str]:
-    """What in the results does not obey the schema, one sentence each with its place; [] if all does.
-
-    Knows the keywords that the schema uses; no package beyond the standard library is needed.
-    """
-    root = _schema()
-    return list(_problems(results, root, root, "results"))
-
-
 def validate(results: Any) -> None:
     """Raises ValueError with up to five problems unless the results obey the schema."""
-    found = problems(results)
+    found = results_schema.problems(results)
     if found:
         raise ValueError("results do not obey their schema: " + "; ".join(found[:5]))
 
@@ -301,13 +278,17 @@ def _described(tables: Mapping[str, tuple[str, Mapping[str, Interval]]] | None) 
     }
 
 
+def _with_rows(found: dict[str, dict[str, Any]], rows: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    return {name: {**one, "rows": rows[name]} if name in rows else one for name, one in found.items()}
+
+
 def _merge_splits(splits: Sequence[Mapping[str, Any]], reported: str) -> dict[str, Any]:
     first = splits[0]
     same = first["selection"] == reported
     further = [SELECTED_ON_REPORTED.format(part=reported)] if same else []
     if any(s[key] != first[key] for s in splits for key in ("name", "selection", "folds")):
         raise ValueError("the runs have different protocols; expected one protocol for one results.json")
-    kept = ("fold", "seed", "train", "validation", "test", "set_aside", "items", "shuffled_labels")
+    kept = ("fold", "seed", "train", "validation", "test", "set_aside", "items", "shuffled_labels", *_OF_PART)
     return {
         "selection": first["selection"],
         "folds": first["folds"],
@@ -332,77 +313,3 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, str)):
         return value
     return str(value)
-
-
-@functools.cache
-def _schema() -> dict[str, Any]:
-    return schema()
-
-
-def _is(value: Any, name: str) -> bool:
-    if isinstance(value, bool):
-        return name == "boolean"
-    if isinstance(value, float) and name == "integer":
-        return value.is_integer()
-    return isinstance(value, _TYPES[name])
-
-
-def _problems(value: Any, rule: Any, root: Mapping[str, Any], place: str) -> Iterable[str]:
-    """The keywords of JSON Schema that results.schema.json uses."""
-    if "$ref" in rule:
-        yield from _problems(value, root["$defs"][rule["$ref"].rsplit("/", 1)[1]], root, place)
-    if "if" in rule and not list(_problems(value, rule["if"], root, place)):
-        yield from _problems(value, rule["then"], root, place)
-    types = rule.get("type", [])
-    types = [types] if isinstance(types, str) else types
-    if types and not any(_is(value, name) for name in types):
-        yield f"{place} is {_short(value)}, expected {' or '.join(types)}"
-        return
-    if "const" in rule and (
-        value != rule["const"] or isinstance(value, bool) != isinstance(rule["const"], bool)
-    ):
-        yield f"{place} is {_short(value)}, expected {rule['const']!r}"
-    if "enum" in rule and value not in rule["enum"]:
-        yield f"{place} is {_short(value)}, expected one of {rule['enum']}"
-    if _is(value, "number"):
-        if not math.isfinite(value):
-            yield f"{place} is {value}, expected a finite number or null"
-        elif value < rule.get("minimum", -math.inf):
-            yield f"{place} is {value}, expected at least {rule['minimum']}"
-    elif isinstance(value, str) and len(value) < rule.get("minLength", 0):
-        yield f"{place} is empty, expected text"
-    elif isinstance(value, list):
-        yield from _array_problems(value, rule, root, place)
-    elif isinstance(value, dict):
-        yield from _object_problems(value, rule, root, place)
-
-
-def _array_problems(value: list, rule: Any, root: Mapping[str, Any], place: str) -> Iterable[str]:
-    low, high = rule.get("minItems", 0), rule.get("maxItems", math.inf)
-    if not low <= len(value) <= high:
-        yield f"{place} has {len(value)} entries, expected {low} to {high}"
-    for i, item in enumerate(value):
-        yield from _problems(item, rule.get("items", {}), root, f"{place}[{i}]")
-
-
-def _object_problems(value: dict, rule: Any, root: Mapping[str, Any], place: str) -> Iterable[str]:
-    for name in rule.get("required", ()):
-        if name not in value:
-            yield f"{place} lacks {name!r}"
-    pattern = rule.get("propertyNames", {}).get("pattern", "")
-    known = rule.get("properties", {})
-    others = rule.get("additionalProperties", {})
-    for name, item in value.items():
-        if not re.search(pattern, name):
-            yield f"{place} has a field {name!r}, expected names like {pattern}"
-        if name in known:
-            yield from _problems(item, known[name], root, f"{place}.{name}")
-        elif others is False:
-            yield f"{place} has an unknown field {name!r}, expected {', '.join(known)}"
-        else:
-            yield from _problems(item, others, root, f"{place}.{name}")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -274,6 +274,17 @@ def is_main_process() -> bool:
     return jax.process_index() == 0
 
 
+def device_facts() -> dict[str, Any]:
+    """What computes: ``platform``, ``kind`` (several are joined by commas), ``count`` and ``processes``."""
+    devices = jax.devices()
+    return {
+        "platform": devices[0].platform,
+        "kind": ", ".join(sorted({device.device_kind for device in devices})),
+        "count": len(devices),
+        "processes": jax.process_count(),
+    }
+
+
 def description() -> list[str]:
     """This process and all devices, for the log's first lines."""
     kinds = ", ".join(sorted({device.device_kind for device in jax.devices()}))

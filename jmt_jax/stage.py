@@ -116,6 +116,11 @@ class Stage:
         """The fold as this stage looks at it; on features once it has been trained on them."""
         return self._experiment
 
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """``best_step``, ``best_value`` and ``best_loss`` of the checkpoint that `train` returned."""
+        return dict(self._best)
+
     def extract(self, backbones: Params, shard: Shard | None) -> bool:
         """Extracts the features that `train` would train on; of one shard alone where one is given.
 

@@ -14,9 +14,10 @@ from jmt_jax import (
     config_checks,
     evaluate,
     logging,
+    paper_facts,
     part_checks,
-    report,
     run_folder,
+    run_pictures,
     run_record,
     stop,
     trained_backbones,
@@ -66,6 +67,7 @@ def train_and_evaluate(
 
     metrics_file = logging.MetricsFile(workdir, is_main=runtime.is_main)
     seconds: dict[str, float] = {}
+    chosen: dict[str, int] = {}
     backbones: Params = {"params": {}, "batch_stats": {}}
     variables: Params = {}
     for name in experiment.stages:
@@ -75,14 +77,19 @@ def train_and_evaluate(
         trained = trained_backbones.find(config, name, fold, seed)
         variables = one.adopt(trained) if trained else one.train(backbones)
         _keep_backbones(backbones, variables)
+        chosen[name] = one.chosen["best_step"]
         seconds[name] = time.monotonic() - stage_started
     metrics_file.close()
     if runtime.is_main:
-        report.learning_curves(workdir / "learning_curves.png", metrics_file.rows(), sample=data.is_sample)
+        run_pictures.learning_curves(workdir / "learning_curves.png", metrics_file.rows(), experiment, chosen)
 
     seconds["total"] = time.monotonic() - started
     part = config.eval.split
-    written = evaluate.evaluate_run(one.experiment, runtime, variables, workdir, part=part, seconds=seconds)
+    checkpoint = paper_facts.checkpoint(experiment, one.chosen["best_step"], one.chosen["best_value"])
+    facts = paper_facts.of_run(experiment, variables, checkpoint)
+    written = evaluate.evaluate_run(
+        one.experiment, runtime, variables, workdir, part=part, seconds=seconds, facts=facts
+    )
     return Run(variables, written)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jmt_jax import evaluate, extract, logging, run_folder, stop
+from jmt_jax import evaluate, extract, logging, paper_facts, run_folder, stop
 from jmt_jax.checkpoint import Checkpoints
 from jmt_jax.experiment import Experiment
 from jmt_jax.runtime import Runtime
@@ -180,10 +180,19 @@ class Watcher:
             self.published = evaluate.results.read(path)
             return
         variables = self._best_variables()
+        best = self._best
+        checkpoint = paper_facts.checkpoint(self._experiment, best["best_step"], best["best_value"])
+        facts = paper_facts.of_run(self._experiment, variables, checkpoint)
         self._use_features(variables)
         logging.info(f"the run is done; checkpoint {self._best['best_step']} is the best by validation")
         self.published = evaluate.evaluate_run(
-            self._experiment, self._runtime, variables, self._folder, part=part, seconds={}
+            self._experiment,
+            self._runtime,
+            variables,
+            self._folder,
+            part=part,
+            seconds={},
+            facts=facts,
         )
 
     def _best_variables(self) -> Params:

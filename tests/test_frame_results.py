@@ -18,7 +18,18 @@ from data_pipelines.items import Grid, ItemTable
 from data_pipelines.loader import Loader
 from data_pipelines.recording import Annotation, Recording, StreamSpec
 from data_pipelines.tasks import Task
-from jmt_jax import challenge, evaluate, frame_tables, frames, logging, losses, metrics, results
+from jmt_jax import (
+    challenge,
+    evaluate,
+    frame_tables,
+    frames,
+    logging,
+    losses,
+    metrics,
+    paper_facts,
+    results,
+    results_schema,
+)
 from jmt_jax.experiment import Data, Experiment
 from jmt_jax.runtime import Runtime
 from jmt_jax.stage import Stage
@@ -110,9 +121,10 @@ def test_from_training_to_challenge_files(tmp_path):
     metrics_file.close()
     everything = {**experiment.rows, "test": np.arange(len(experiment.data.items))}
     experiment = Experiment(**{**vars(experiment), "rows": everything})
-    written = evaluate.evaluate_run(experiment, runtime, variables, tmp_path, seconds={})
+    facts = paper_facts.of_run(experiment, variables, paper_facts.checkpoint(experiment, 1, None))
+    written = evaluate.evaluate_run(experiment, runtime, variables, tmp_path, seconds={}, facts=facts)
 
-    jsonschema.validate(written, results.schema())
+    jsonschema.validate(written, results_schema.schema())
     assert written["unit"] == "recording" and len(written["per_subject"]) == VIDEOS
     assert set(written["variants"]) == {"mean_over_recordings", "unsmoothed", "smoothed_paper"}
     assert written["data"]["frames"]["smoothing"] == "centred"

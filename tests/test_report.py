@@ -47,9 +47,37 @@ def test_learning_curves(tmp_path, figures):
     assert [p.name for p in path.parent.iterdir()] == ["learning_curves.png"]
     (figure,) = figures
     assert len(figure.axes) == 4  # Two stages; loss and auroc, for accuracy holds no number.
+    assert "chosen" not in words_of(figure) and "chance" not in words_of(figure)
     assert [line.get_xdata().tolist() for line in figure.axes[0].lines] == [[10, 20, 30]] * 2
     for word in ("visual", "physio", "loss", "auroc", "train", "validation", "biovid", report.SAMPLE_WORDS):
         assert word in words_of(figure)
+
+
+def test_what_chose_the_step_comes_first_with_its_kind_and_the_step_and_chance_are_drawn(tmp_path, figures):
+    kinds = ("ccc", "pcc", "sagr")
+    scores = {f"{kind}_{name}": 0.1 for kind in kinds for name in ("valence", "arousal", "mean")}
+    rows = [
+        {"stage": stage, "step": step, "part": part, "skipped_steps": 0, "loss": 1.0, **scores}
+        for stage in ("visual", "fusion") for step in (1, 2) for part in ("train", "validation")
+    ]  # fmt: skip
+    names = report.panel_names(rows, "ccc_mean")
+    assert names == ["ccc_mean", "ccc_valence", "ccc_arousal", "loss"]
+    skipped = [{**rows[0], "skipped_steps": 2}, *rows[1:]]
+    assert report.panel_names(skipped, "ccc_mean") == [*names, "skipped_steps"]
+    report.learning_curves(
+        tmp_path / "a.png",
+        rows,
+        first="ccc_mean",
+        chosen={"visual": 2, "fusion": -1},
+        chance={"ccc_mean": 0.0},
+    )
+    panels = np.reshape(figures[0].axes, (4, 2))
+    assert panels[0, 0].get_ylabel() == "ccc mean"
+    assert [len(panel.lines) for panel in panels[0]] == [4, 3] and len(panels[1, 0].lines) == 3
+    assert panels[1, 0].lines[2].get_xdata() == [2, 2]
+    assert panels[0, 0].lines[3].get_ydata() == [0.0, 0.0]
+    for word in ("chosen step (by ccc mean)", "chance"):
+        assert word in words_of(figures[0])
 
 
 def test_gaps_and_nothing_at_all(tmp_path, figures):
@@ -81,7 +109,8 @@ def test_truth_and_prediction_over_time(tmp_path, figures):
     report.truth_and_prediction(tmp_path / "a.png", curves, ("valence", "arousal"), title="t", sample=True)
     (figure,) = figures
     assert [len(panel.lines) for panel in figure.axes] == [2] * 4
-    for word in ("valence, best: video", "arousal, worst: video", "truth", "prediction", report.SAMPLE_WORDS):
+    words = ("best: video", "valence (-1 to 1)", "arousal (-1 to 1)", "start (s)", "annotation", "prediction")
+    for word in (*words, report.SAMPLE_WORDS):
         assert word in words_of(figure)
     assert imread(tmp_path / "a.png").ndim == 3
 

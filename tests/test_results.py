@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from data_pipelines.errors import BadDataError
 from data_pipelines.splits import Item, make_split
-from jmt_jax import results
+from jmt_jax import results, results_schema
 from jmt_jax.statistics import Interval, Predictions, classification_metric, estimate, per_subject
 
 
@@ -52,8 +52,8 @@ def make_results(**changes):
 
 def test_results_obey_the_published_schema(tmp_path):
     built = make_results(extra={"fingerprint": "abc"})
-    jsonschema.Draft202012Validator.check_schema(results.schema())
-    jsonschema.Draft202012Validator(results.schema()).validate(built)
+    jsonschema.Draft202012Validator.check_schema(results_schema.schema())
+    jsonschema.Draft202012Validator(results_schema.schema()).validate(built)
     results.write(tmp_path / "results.json", built)
     assert results.read(tmp_path / "results.json") == built
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
@@ -116,8 +116,8 @@ def break_results(path, value):
 )
 def test_both_validators_refuse_the_same(path, value, sentence):
     broken = break_results(path, value)
-    assert any(sentence in problem for problem in results.problems(broken))
-    assert not jsonschema.Draft202012Validator(results.schema()).is_valid(broken)
+    assert any(sentence in problem for problem in results_schema.problems(broken))
+    assert not jsonschema.Draft202012Validator(results_schema.schema()).is_valid(broken)
 
 
 JSON = st.one_of(
@@ -138,8 +138,8 @@ def test_the_validators_agree_on_any_change(data, value):
             place[key] = value
             break
         place = place[key]
-    agreed = jsonschema.Draft202012Validator(results.schema()).is_valid(broken)
-    assert (results.problems(broken) == []) == agreed
+    agreed = jsonschema.Draft202012Validator(results_schema.schema()).is_valid(broken)
+    assert (results_schema.problems(broken) == []) == agreed
 
 
 def test_reading_says_what_is_wrong(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 import tiny
 
 from data_pipelines.errors import BadDataError, UsageError
-from jmt_jax import results, stage, study, watch, weights
+from jmt_jax import results, results_schema, stage, study, watch, weights
 from jmt_jax.checkpoint import Checkpoints
 from jmt_jax.experiment import make_experiment, open_data
 from jmt_jax.logging import MetricsFile
@@ -40,9 +40,27 @@ def test_a_run_leaves_everything_it_promises(finished):
     for name in ("learning_curves.png", "confusion_matrix.png"):
         assert (workdir / name).read_bytes().startswith(b"\x89PNG")
     assert json.loads((workdir / "results.json").read_text()) == written
-    jsonschema.validate(written, results.schema())
+    jsonschema.validate(written, results_schema.schema())
     assert written["sample"] and "say nothing about biovid" in written["warning"]
     assert written["protocol"] == "subject_kfold"
+    part, log = written["split"]["parts"][0], _rows(workdir)
+    one = part["checkpoint"]
+    at = [
+        row
+        for row in log
+        if (row["stage"], row["step"], row["part"]) == ("fusion", one["step"], "validation")
+    ]
+    assert one["stage"] == "fusion" and one["value"] == at[0][one["metric"]]
+    assert (
+        set(part["majority"]) == {"train", "validation", "test"} and part["majority"]["train"]["rate"] >= 0.5
+    )
+    parameters = written["parameters"]
+    assert parameters["all"] == sum(parameters["parts"].values()) == parameters["stages"]["fusion"]["all"]
+    trained = parameters["stages"]["fusion"]["trained"]
+    assert trained == parameters["parts"]["fusion"] + parameters["parts"]["head"]
+    assert parameters["stages"]["physio"]["all"] == parameters["stages"]["physio"]["trained"] > 0
+    assert written["devices"] == [{"platform": "cpu", "kind": "cpu", "count": 4, "processes": 1}]
+    assert written["metrics"]["auroc"]["rows"] == part["test"]["recordings"]
     assert set(written["metrics"]) == {"accuracy", "balanced_accuracy", "f1_macro", "auroc", "auroc_pooled"}
     table, names = results.load_predictions(workdir / "predictions" / "test.csv")
     part = written["split"]["parts"][0]
@@ -77,6 +95,10 @@ def test_evaluation_of_the_checkpoint_gives_the_same_results(finished):
         with pytest.raises(UsageError, match="12345"):
             study.run_evaluation(config, workdir)
         config.eval.split, config.eval.checkpoint = "test", "best"
+    assert again["split"]["parts"][0]["checkpoint"] == written["split"]["parts"][0]["checkpoint"]
+    assert validation["split"]["parts"][0]["checkpoint"]["step"] == max(
+        row["step"] for row in _rows(workdir) if row["stage"] == "fusion"
+    )
     assert (workdir / "results_validation.json").exists()
     subjects = written["split"]["parts"][0]["validation"]["subjects"]
     assert sorted(validation["per_subject"]) == sorted(subjects)
