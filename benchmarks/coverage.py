@@ -130,7 +130,7 @@ def ranked_rows(case: people.Ranked, repetitions: int, generator: np.random.Gene
     for number in NUMBERS:
         drawn = [case.one(generator, number) for _ in range(repetitions)]
         value, left_out = (np.stack(part) for part in zip(*drawn, strict=True))
-        found = intervals.jackknife(value, left_out, rule.bounds, skewed=True)
+        found = intervals.jackknife(value, left_out, rule.bounds, skewed=False)
         t = _plain_t(value, left_out, truth)
         yield _row("auroc_pooled", case.people, number, found, truth, rule, t=t)
 
@@ -168,7 +168,8 @@ def video_rows(case: people.Videos, repetitions: int, generator: np.random.Gener
         for name, truth in means.items():
             rule, found = intervals.rule(name, subject_mean=True), np.array(each[name])
             t = _plain_t(found[:, 0], found[:, 1:], truth)
-            found = intervals.jackknife(found[:, 0], found[:, 1:], rule.bounds, skewed=True)
+            skewed = rule.method == "skewed_jackknife_t"
+            found = intervals.jackknife(found[:, 0], found[:, 1:], rule.bounds, skewed=skewed)
             yield _row(f"{name}, mean over videos", case.people, number, found, truth, rule, t=t)
 
 

@@ -21,8 +21,11 @@ import scipy.stats
 
 # Fewer subjects tell too little of their own spread.
 FEWEST_SUBJECTS = 5
-# Below this many videos no interval of a pooled correlation held on skewed labels.
+# Below these no interval held on skewed people: of a pooled correlation over videos, of the pooled AUROC.
 FEWEST_FOR_POOLED_CORRELATION = 28
+FEWEST_FOR_POOLED_AUROC = 87
+# Of few people a larger skewness is mostly chance, and the interval made for it can be [0, 1].
+_MOST_SKEWNESS = 0.5
 _TAIL = 0.025
 # The bootstrap-t of a pooled correlation is a little too narrow; this nominal tail makes its 95 %.
 _CALIBRATED_TAIL = 0.0175
@@ -38,7 +41,8 @@ class Rule:
 
     Attributes:
       method: ``jackknife_t``: Student's t on jackknife pseudo-values; ``skewed_jackknife_t``: the same with
-        Hall's transformation; ``bootstrap_t``: the wider of a bootstrap-t and a jackknife t.
+        Hall's transformation, for no skewness beyond .5; ``bootstrap_t``: the wider of a bootstrap-t and
+        a jackknife t.
       bounds: Of the metric. The first two methods work where it has none: on log(x - low) below infinity,
         else on logit((x - low) / (high - low)), which for a correlation is twice Fisher's z.
       fewest: Of subjects.
@@ -50,21 +54,18 @@ class Rule:
 
 
 _SHARE, _CORRELATION, _ERROR = (0.0, 1.0), (-1.0, 1.0), (0.0, np.inf)
-_BOUNDS = {
-    **dict.fromkeys(("accuracy", "balanced_accuracy", "f1_macro", "auroc", "auroc_pooled", "sagr"), _SHARE),
-    **dict.fromkeys(("ccc", "pcc"), _CORRELATION),
-    "rmse": _ERROR,
+_SKEWED = {
+    **dict.fromkeys(
+        ("accuracy", "balanced_accuracy", "f1_macro", "sagr"), Rule("skewed_jackknife_t", _SHARE)
+    ),
+    **dict.fromkeys(("ccc", "pcc"), Rule("skewed_jackknife_t", _CORRELATION)),
 }
+_OF_MEANS = {**_SKEWED, "auroc": Rule("jackknife_t", _SHARE), "rmse": Rule("jackknife_t", _ERROR)}
 # Of a pooled RMSE none held: a few large errors make it.
 _POOLED = {
-    "accuracy": Rule("skewed_jackknife_t", _SHARE),
-    "balanced_accuracy": Rule("jackknife_t", _SHARE),
-    "f1_macro": Rule("jackknife_t", _SHARE),
-    "auroc": Rule("skewed_jackknife_t", _SHARE),
-    "auroc_pooled": Rule("skewed_jackknife_t", _SHARE),
-    "ccc": Rule("bootstrap_t", _CORRELATION, FEWEST_FOR_POOLED_CORRELATION),
-    "pcc": Rule("bootstrap_t", _CORRELATION, FEWEST_FOR_POOLED_CORRELATION),
-    "sagr": Rule("skewed_jackknife_t", _SHARE),
+    **{name: found for name, found in _OF_MEANS.items() if name != "rmse"},
+    "auroc_pooled": Rule("jackknife_t", _SHARE, FEWEST_FOR_POOLED_AUROC),
+    **dict.fromkeys(("ccc", "pcc"), Rule("bootstrap_t", _CORRELATION, FEWEST_FOR_POOLED_CORRELATION)),
 }
 
 
@@ -75,10 +76,8 @@ def rule(metric: str, *, subject_mean: bool = False) -> Rule | None:
       metric: E.g. ``auroc`` or ``ccc_valence``.
       subject_mean: Whether it is the mean over subjects of each one's own value.
     """
-    kind = metric if metric in _BOUNDS else metric.split("_")[0]
-    if not subject_mean:
-        return _POOLED.get(kind)
-    return Rule("skewed_jackknife_t", _BOUNDS[kind]) if kind in _BOUNDS else None
+    rules = _OF_MEANS if subject_mean else _POOLED
+    return rules.get(metric, rules.get(metric.split("_")[0]))
 
 
 def jackknife(
@@ -102,7 +101,8 @@ def jackknife(
         pseudo = n * centre[..., None] - (n - 1) * _unbounded(left_out, bounds)
         deviation = pseudo - pseudo.mean(axis=-1, keepdims=True)
         spread = np.sqrt((deviation**2).mean(axis=-1))
-        skewness = (deviation**3).mean(axis=-1) / spread**3 if skewed else np.zeros_like(spread)
+        most = _MOST_SKEWNESS if skewed else 0.0
+        skewness = np.clip((deviation**3).mean(axis=-1) / spread**3, -most, most)
         error = spread / np.sqrt(n - 1)
         t = scipy.stats.t.ppf(1 - _TAIL, n - 1)
         low, high = (centre - _unskewed(quantile, skewness, n) * error for quantile in (t, -t))

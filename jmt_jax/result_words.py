@@ -17,39 +17,66 @@ CORRELATIONS = (
     "ccc, pcc: pooled, over all labelled rows of all {unit}s at once, as the challenges define them"
 )
 DIFFERENCES = (
-    "differences: (pooled) of the figures above, (subject) within each {unit}, averaged; their intervals are "
-    "over {unit}s and seeds, where zero outside is a difference between the methods"
+    "differences: within each {unit}, averaged; their intervals are over {unit}s and seeds, where zero "
+    "outside is a difference between the methods (of the pooled figures: paired_differences)"
 )
+_WITHIN = " (subject)"
 
 
 def lines(written: Mapping[str, Any]) -> list[str]:
-    """The metrics of a run, its variants, controls and differences; then what the words mean.
+    """The metrics of a run with intervals, beside them its variants and controls; then what the words mean.
 
     Args:
       written: What ``results.json`` holds.
     """
     unit = written["unit"]
-    tables = {"": written["metrics"]}
-    tables.update({f"{name}: ": variant["metrics"] for name, variant in written["variants"].items()})
-    tables.update({f"control {name}: ": control["metrics"] for name, control in written["controls"].items()})
-    tables.update({f"{name}: ": found for name, found in written["paired_differences"].items()})
-    said, reasons = [], {}
-    for prefix, found in tables.items():
-        for name, interval in found.items():
-            if interval["value"] is None:
-                continue
-            if interval["ci95"]:
-                low_high = "[{:.3f}, {:.3f}]".format(*interval["ci95"])
-            else:
-                low_high = "no interval"
-                reasons.setdefault(interval["reason"], []).append(prefix + name)
-            said.append(f"  {prefix}{name} {interval['value']:.3f} {low_high} ({over(interval, unit)})")
-    said += [f"  no interval, {len(names)} times: {reason}" for reason, names in reasons.items() if reason]
-    return (
-        said
-        + [f"  {sentence}" for sentence in explanations(written["metrics"], unit)]
-        + ([f"  {DIFFERENCES.format(unit=unit)}"] if written["paired_differences"] else [])
-    )
+    said = [f"  {row}" for row in _aligned(_table(written, unit))]
+    reasons: dict[str, list[str]] = {}
+    for name, interval in written["metrics"].items():
+        if interval["value"] is not None and not interval["ci95"]:
+            reasons.setdefault(interval["reason"], []).append(name)
+    differences, why = _differences(written["paired_differences"])
+    if why:
+        reasons.setdefault(why, []).append("differences")
+    said += [f"  {line}" for line in differences]
+    said += [f"  no interval of {', '.join(names)}: {reason}" for reason, names in reasons.items() if reason]
+    said += [f"  {sentence}" for sentence in explanations(written["metrics"], unit)]
+    return said + ([f"  {DIFFERENCES.format(unit=unit)}"] if differences else [])
+
+
+def _table(written: Mapping[str, Any], unit: str) -> list[list[str]]:
+    beside = {**written["variants"], **written["controls"]}
+    rows = [["", "this model", *beside, "over"]]
+    for name, interval in written["metrics"].items():
+        if interval["value"] is not None:
+            others = [each["metrics"].get(name, {}).get("value") for each in beside.values()]
+            row = [name, _with_interval(interval), *("" if x is None else f"{x:.3f}" for x in others)]
+            rows.append([*row, over(interval, unit)])
+    return rows
+
+
+def _differences(found: Mapping[str, Any]) -> tuple[list[str], str]:
+    """A line for each control, and why there is none: intervals of differences are all given or none is."""
+    said, why = [], ""
+    for name, metrics in found.items():
+        if not name.endswith(_WITHIN):
+            continue
+        told = {metric: one for metric, one in metrics.items() if one["value"] is not None}
+        why = why or next((one["reason"] for one in told.values() if one["reason"]), "")
+        if any(one["ci95"] for one in told.values()):
+            each = ", ".join(f"{metric} {_with_interval(one)}" for metric, one in told.items() if one["ci95"])
+            said.append(f"{name.removesuffix(_WITHIN)}: {each}")
+    return said, "" if said else why
+
+
+def _with_interval(interval: Mapping[str, Any]) -> str:
+    value = f"{interval['value']:.3f}"
+    return value + " [{:.3f}, {:.3f}]".format(*interval["ci95"]) if interval["ci95"] else value
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def over(interval: Mapping[str, Any], unit: str) -> str:
