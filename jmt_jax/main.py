@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import difflib
 import importlib.util
@@ -139,15 +140,15 @@ def run() -> None:
         timeout_seconds=FLAGS.distributed_timeout_seconds,
     )
     source = distributed.initialise(options)
-    with distributed.ends_with_others(options):
+    with distributed.ends_with_others(options), contextlib.ExitStack() as ending:
         devices = runtime.Runtime.of(FLAGS.config)
         config_checks.check(FLAGS.config, devices, trains=FLAGS.mode != "eval")
         cache_dir = experiment.cache_dir(FLAGS.config)
         named = FLAGS.workdir or distributed.agreed_text(str(_dated_workdir()))
         workdir = run_folder.open_folder(named)
-        # Whoever follows a run does not write into its log.
-        log_folder = workdir / "watch" if FLAGS.watch else workdir
-        logging.set_up(log_folder if runtime.is_main_process() else None)
+        own_folder = _own_folder(workdir)
+        ending.enter_context(_held(own_folder, named, runtime.is_main_process()))
+        logging.set_up(own_folder if runtime.is_main_process() else None)
         logging.info(f"run folder: {named}" + (f", here {workdir}" if addresses.is_remote(named) else ""))
         runtime.enable_compilation_cache(cache_dir)
         first_lines.write(FLAGS.config, source, options)
@@ -162,6 +163,22 @@ def run() -> None:
             else:
                 study.run(FLAGS.config, workdir)
             logging.info(f"done in {time.monotonic() - started:.0f} s; run folder: {named}")
+
+
+def _own_folder(workdir: Path) -> Path:
+    """Where the mode writes: whoever looks at a run writes into no file of its training."""
+    if FLAGS.mode == "eval":
+        return workdir / ("watch" if FLAGS.watch else "evaluations")
+    return workdir
+
+
+def _held(folder: Path, named: str, is_main: bool) -> contextlib.AbstractContextManager[None]:
+    """Holds the folder; evaluations have folders of their own, and shards of an extraction share theirs."""
+    from jmt_jax import folder_lock
+
+    if not is_main or (FLAGS.mode == "eval" and not FLAGS.watch) or FLAGS.shard:
+        return contextlib.nullcontext()
+    return folder_lock.held(folder, named)
 
 
 def _plan() -> None:
