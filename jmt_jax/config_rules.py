@@ -208,7 +208,7 @@ def find_rule(key: str, value: Any) -> Rule:
         return _wholes(1)
     if isinstance(value, float):
         return _number()
-    return Rule("anything", lambda x: True)
+    return Rule("", lambda x: True)
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

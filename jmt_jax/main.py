@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import difflib
-import importlib.util
 import os
 import re
 import sys
@@ -17,7 +15,7 @@ from ml_collections import config_flags
 
 from data_pipelines import endings, program
 from data_pipelines.errors import UsageError
-from jmt_jax import addresses
+from jmt_jax import addresses, settings
 
 _USAGE = """Trains and evaluates joint multimodal transformers.
 
@@ -27,6 +25,10 @@ _USAGE = """Trains and evaluates joint multimodal transformers.
       The paper's networks and stages on a prepared (or raw) BioVid.
   python -m jmt_jax.main --config=configs/biovid.py --config.model.streams=physio
       Any value of the configuration can be set so.
+  python -m jmt_jax.main --config=configs/biovid.py --help
+      All keys of a configuration, with their values and what they are.
+  python -m jmt_jax.main --config=configs/biovid.py --config.training.all.epochs=3
+      One option of all stages of training; a stage's own key wins.
   python -m jmt_jax.main --config=configs/biovid.py --workdir=RUN
       Again with the same folder: goes on where the run was.
   python -m jmt_jax.main --mode=eval --workdir=RUN [--config.eval.split=validation]
@@ -96,7 +98,8 @@ def parse(argv: list[str]) -> None:
       UsageError: A flag, a configuration key or a value is wrong; the message names the nearest known one.
     """
     if config_flag := _given(argv, "config"):
-        _check_keys(argv, config_flag)
+        # ml_collections reads the overrides from sys.argv itself.
+        argv = sys.argv = settings.spread(argv, settings.load(config_flag))
     try:
         rest = FLAGS(argv)
     except (flags.Error, TypeError, ValueError) as error:
@@ -200,10 +203,10 @@ def main() -> int:
 
 
 def _main() -> None:
-    # ml_collections reads the overrides from sys.argv itself.
-    argv = sys.argv = define_flags(sys.argv)
+    argv = define_flags(sys.argv)
     if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
-        print(_help())
+        config_flag = _given(argv, "config")
+        print(settings.listing(config_flag) if config_flag else _help())
         return
     parse(argv)
     run()
@@ -252,43 +255,6 @@ def _help() -> str:
     defined += ["process_id", "process_count", "distributed_timeout_seconds", "stuck_seconds"]
     lines = [f"  --{name}: {FLAGS[name].help}" for name in defined]
     return f"{_USAGE}\n\nOptions:\n" + "\n".join(lines)
-
-
-def _check_keys(argv: list[str], config_flag: str) -> None:
-    """Every ``--config.<key>`` must be a key of the configuration file; the nearest one is named.
-
-    Raises:
-      UsageError: One is not, or the file cannot be loaded.
-    """
-    path, _, argument = config_flag.partition(":")
-    if not Path(path).is_file():
-        raise UsageError(
-            f"there is no configuration {path}; the shipped ones are in configs/, e.g. configs/biovid.py"
-        )
-    spec = importlib.util.spec_from_file_location("jmt_config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    try:
-        config = module.get_config(argument) if argument else module.get_config()
-    except ValueError as error:
-        raise UsageError(f"{config_flag}: {error}") from error
-    known = _keys(config.to_dict())
-    for text in argv[1:]:
-        match = re.match(r"--?config\.([^=]+)", text)
-        if match and match[1] not in known:
-            near = difflib.get_close_matches(match[1], known, n=1, cutoff=0.0)[0]
-            raise UsageError(
-                f"the configuration has no key {match[1]!r}; the nearest that it has is {near!r}"
-            )
-
-
-def _keys(tree: dict, prefix: str = "") -> list[str]:
-    keys = []
-    for name, value in tree.items():
-        keys.append(prefix + name)
-        if isinstance(value, dict):
-            keys += _keys(value, f"{prefix}{name}.")
-    return keys
 
 
 if __name__ == "__main__":

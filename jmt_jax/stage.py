@@ -15,11 +15,11 @@ from etils import epath
 from data_pipelines.errors import BadDataError, Interrupted, UsageError
 from data_pipelines.loader import Shard
 from data_pipelines.worker_batches import LostWorker
-from jmt_jax import evaluate, extract, logging, moves, run_folder, stop
+from jmt_jax import evaluate, extract, files, logging, moves, run_folder, stop
 from jmt_jax.checkpoint import Checkpoints
 from jmt_jax.divergence import Diverged, what_to_lower
 from jmt_jax.experiment import Experiment
-from jmt_jax.models.parameters import parameter_table
+from jmt_jax.models.parameters import count_parameters, parameter_table
 from jmt_jax.optimizer import make_optimizer, make_schedule
 from jmt_jax.runtime import Runtime
 from jmt_jax.step_monitor import StepMonitor
@@ -53,11 +53,8 @@ class Stage:
     ) -> None:
         experiment = experiment.of_stage(name)
         options = experiment.config.training[name]
-        arithmetic = runtime.check_batch_size(f"training.{name}.global_batch_size", options.global_batch_size)
+        runtime.check_batch_size(f"training.{name}.global_batch_size", options.global_batch_size)
         self._accumulation_steps, self._ema_decay = check_options(name, options, runtime)
-        if self._accumulation_steps > 1:
-            arithmetic += f", in {self._accumulation_steps} micro-batches"
-        logging.info(f"stage {name}: {arithmetic}")
         self._experiment, self._name, self._runtime = experiment, name, runtime
         self._workdir, self._metrics_file = workdir, metrics_file
         self._seed = _fold_in(experiment.seed, name)
@@ -97,11 +94,7 @@ class Stage:
         state = self._runtime.compile_once(create)(variables)
         state = self._restore(state)
         if int(state.step) < self._total_steps or self._evaluation_due:
-            learned = sum(x.size for name in trainable for x in jax.tree.leaves(state.params[name]))
-            logging.info(
-                f"stage {self._name}: {self._total_steps} steps, {self._steps_per_epoch} an epoch\n"
-                f"{parameter_table(state.variables)}\ntrained in this stage: {learned:,} parameters"
-            )
+            self._say_what_begins(state, trainable)
             try:
                 state = self._loop(state, trainable)
             except Diverged as error:
@@ -110,6 +103,22 @@ class Stage:
         best = self._checkpoints.restore_variables(self._checkpoints.best_step(), state.evaluated_variables)
         self._checkpoints.close()
         return best
+
+    def _say_what_begins(self, state: TrainState, trainable: tuple[str, ...]) -> None:
+        """A line of the log, and the table of parameters in a file of its own."""
+        name, options = self._name, self._experiment.config.training[self._name]
+        learned = sum(x.size for part in trainable for x in jax.tree.leaves(state.params[part]))
+        total = count_parameters(state.variables)
+        path = self._workdir / f"parameters_{name}.txt"
+        if self._runtime.is_main:
+            files.write_text(path, f"{parameter_table(state.variables)}\ntrained: {learned:,}\n")
+        parts = f" in {self._accumulation_steps} micro-batches" if self._accumulation_steps > 1 else ""
+        logging.info(
+            f"stage {name}: {options.epochs} epochs of {self._steps_per_epoch} steps, {self._total_steps} "
+            f"steps; learning rate {options.learning_rate:g} ({options.optimizer}, {options.schedule}, "
+            f"{options.warmup_epochs:g} epochs of warm-up); global batch {options.global_batch_size}{parts}; "
+            f"trains {learned:,} of {total:,} parameters, listed in {path.name}"
+        )
 
     @property
     def experiment(self) -> Experiment:

@@ -35,7 +35,11 @@ def test_from_nothing_to_results_and_evaluated_again(cache_dir, tmp_path):
     done = _run("--config=configs/biovid.py", *options, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     assert f"run folder: {workdir}" in done.stderr and "say nothing about biovid" in done.stderr
-    assert (workdir / "results.json").exists() and "steps/s" in (workdir / "log.txt").read_text()
+    log = (workdir / "log.txt").read_text()
+    assert (workdir / "results.json").exists() and "steps/s" in log
+    (begins,) = (line for line in log.splitlines() if "stage joint: " in line and "global batch" in line)
+    assert "epochs of" in begins and "learning rate" in begins and "parameters_joint.txt" in begins
+    assert "trained: " in (workdir / "parameters_joint.txt").read_text() and "| " not in log
     again = _run("--mode=eval", f"--workdir={workdir}", "--config.eval.split=validation")
     assert again.returncode == 0, again.stderr
     assert (workdir / "results_validation.json").exists()
