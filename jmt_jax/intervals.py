@@ -54,13 +54,13 @@ class Rule:
 
 
 _SHARE, _CORRELATION, _ERROR = (0.0, 1.0), (-1.0, 1.0), (0.0, np.inf)
-_SKEWED = {
+_OF_MEANS = {
     **dict.fromkeys(
-        ("accuracy", "balanced_accuracy", "f1_macro", "sagr"), Rule("skewed_jackknife_t", _SHARE)
+        ("accuracy", "balanced_accuracy", "f1_macro", "auroc", "sagr"), Rule("jackknife_t", _SHARE)
     ),
     **dict.fromkeys(("ccc", "pcc"), Rule("skewed_jackknife_t", _CORRELATION)),
+    "rmse": Rule("jackknife_t", _ERROR),
 }
-_OF_MEANS = {**_SKEWED, "auroc": Rule("jackknife_t", _SHARE), "rmse": Rule("jackknife_t", _ERROR)}
 # Of a pooled RMSE none held: a few large errors make it.
 _POOLED = {
     **{name: found for name, found in _OF_MEANS.items() if name != "rmse"},
