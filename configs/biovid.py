@@ -58,6 +58,7 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config.data.shuffle_labels = ""  # within_subject: a control that must score at chance
     config.data.cache_dir = ""  # "" is $JMT_CACHE_DIR or ~/.cache/jmt_jax
     config.data.prepare_workers = 0  # 0: one a core
+    config.data.max_damaged = 0.05  # share of the recordings that may be damaged and are left out
     config.data.loader_threads = 2
     config.data.loader_workers = 0
     config.data.reader = {"biosignals": "filtered", "size": 48, "crop": "auto"}

@@ -79,9 +79,22 @@ def get_config() -> config_dict.ConfigDict:
     config.data.shuffle_labels = ""
     config.data.cache_dir = ""
     config.data.prepare_workers = 0
+    config.data.max_damaged = 0.05  # share of the recordings that may be damaged and are left out
     config.data.loader_threads = 2
     config.data.loader_workers = 0
-    config.data.reader = {"streams_used": ("pulse", "skin_conductance", "temperature")}
+    # As of `python -m data_pipelines.prepare --help`; see README for the files.
+    config.data.reader = {
+        "labels": "",  # table of labels, relative to data.dir; "" takes the only one with the columns below
+        "participant_column": "Participant",
+        "time_column": "Time(sec)",  # UNIX seconds, or clock times with their zone
+        "label_column": "Label",
+        "label_name": "stress",
+        "label_values": "",  # what words in the label column stand for, e.g. rest=0,stress=1
+        "label_offset_seconds": 0.0,  # added to the labels' times, e.g. for another time zone
+        "subjects": "",  # who is one person: named, above, or a table session,subject
+        "streams_used": ("pulse", "skin_conductance", "temperature"),
+        "electrode_off_microsiemens": 0.03,  # skin conductance up to this is missing; -1: none
+    }
     config.data.sample = {"subjects": 10, "seconds": 1200.0, "blocks": 8, "seed": 0}
     config.data.grid = {
         "kind": "sliding",

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines import card as data_card
-from data_pipelines import inputs, storage
+from data_pipelines import inputs, missing_samples, storage
 from data_pipelines.progress import Progress
-from data_pipelines.recording import LeftOut, Reader, Recording, Source, StreamSpec
+from data_pipelines.recording import Cautious, LeftOut, Reader, Recording, Source, StreamSpec
 from data_pipelines.source import (
     CARD_FILE,
     CHUNKS_FOLDER,
@@ -71,7 +71,8 @@ def assemble(
             streams[spec.name] = _write_stream(out, spec, order, should_stop)
         else:
             notes[f"without_{spec.name}"] = f"no recording has the stream {spec.name}; it is left out"
-    write_tables(out, {name: result.table for name, result in streams.items()})
+    tables = {name: (result.spec, result.table) for name, result in streams.items()}
+    write_tables(out, {name: table for name, (_, table) in tables.items()})
     write_recordings(out, recordings)
     total = inputs.write(out, stored.values())
     files = {path.relative_to(out).as_posix(): path.stat().st_size for path in _result_files(out)}
@@ -80,6 +81,8 @@ def assemble(
         for stream, source in sorted(used)
         for sentence in stored[stream, source].left_out
     ]
+    told = list(reader.warnings()) if isinstance(reader, Cautious) else []
+    warnings = [*told, *missing_samples.warnings(tables, recordings)]
     card = data_card.make_card(
         reader,
         recordings,
@@ -89,6 +92,7 @@ def assemble(
         ],
         streams,
         notes={topic: storage.without_root(text, reader) for topic, text in notes.items()},
+        warnings=[storage.without_root(text, reader) for text in warnings],
         fingerprints=dict(fingerprints) | total,
         files=files,
     )

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines import missing_samples
 from data_pipelines.recording import LeftOut, Reader, Recording, StreamSpec
 from data_pipelines.source import CARD_FORMAT, ChunkTable
 
@@ -47,6 +48,7 @@ def make_card(
     streams: Mapping[str, StreamResult],
     *,
     notes: Mapping[str, str],
+    warnings: Sequence[str],
     fingerprints: Mapping[str, Any],
     files: Mapping[str, int],
 ) -> dict[str, Any]:
@@ -58,6 +60,7 @@ def make_card(
       left_out: What is not.
       streams: What was written of each stream.
       notes: Sentences by topic.
+      warnings: What whoever uses the data should look at, a sentence each.
       fingerprints: Of reader, settings and inputs.
       files: Size in bytes of each file written, by its path within the folder.
 
@@ -80,6 +83,7 @@ def make_card(
         "labels": _count_labels(recordings),
         "streams": {name: _describe_stream(result, recordings) for name, result in streams.items()},
         "notes": dict(notes),
+        "warnings": list(warnings),
         "left_out": [dataclasses.asdict(entry) for entry in left_out],
         "fingerprints": dict(fingerprints),
         "versions": software_versions(),
@@ -140,6 +144,7 @@ def _describe_stream(result: StreamResult, recordings: Sequence[Recording]) -> d
         "sources": len(table.source_ids),
         "chunks": len(table),
         counted: int(table.length.sum(dtype=np.int64)),
+        "missing_share": missing_samples.shares(result.spec, table),
         "hours": round(_duration_seconds(table) / 3600, 4),
         "bytes": result.bytes,
     }
@@ -165,6 +170,8 @@ def to_markdown(card: Mapping[str, Any]) -> str:
     lines = [f"# Data card: {card['dataset']}" + (" (sample)" if card["sample"] else ""), ""]
     if card["warning"]:
         lines += [f"**Warning:** {card['warning']}.", ""]
+    if card["warnings"]:
+        lines += ["**Look at these first:**", "", *(f"- {text}" for text in card["warnings"]), ""]
     lines += [f"{counts['recordings']} recordings of {counts['subjects']} subjects."]
     for group, number in counts["groups"].items():
         lines += [f"{number} of them are in the official part '{group}'."]
@@ -182,7 +189,9 @@ def to_markdown(card: Mapping[str, Any]) -> str:
             f"{channel} ({unit})" for channel, unit in zip(stream["channels"], stream["units"], strict=True)
         )
         size = f", {stream['height']}x{stream['width']} pixels" if stream["height"] else ""
-        lines += [f"- {name}: {channels}; {stream['dtype'] if not size else 'JPEG'}{size}"]
+        missing = [f"{share:.2%} of {channel}" for channel, share in stream["missing_share"].items()]
+        missing = f"; missing: {', '.join(missing)}" if missing else ""
+        lines += [f"- {name}: {channels}; {stream['dtype'] if not size else 'JPEG'}{size}{missing}"]
     lines += ["", "## Labels", ""]
     for name, label in card["labels"].items():
         if "values" in label:

@@ -86,6 +86,7 @@ def open_dataset(
     workers: int,
     log: Callable[[str], None],
     max_cache_bytes: int = DEFAULT_CACHE_BYTES,
+    max_damaged_share: float = 0.05,
 ) -> PreparedSet:
     """Opens what ``config.data`` names, preparing it first where that has not been done.
 
@@ -98,6 +99,7 @@ def open_dataset(
       workers: Processes for the preparation; 0 for one a core.
       log: Called with sentences about what happens.
       max_cache_bytes: See `PreparedSet.open`.
+      max_damaged_share: See `prepare`.
 
     Raises:
       UsageError, BadDataError: As the reader and the preparation do.
@@ -108,7 +110,7 @@ def open_dataset(
         path = check_directory(directory)
         if is_prepared(path):
             log(f"prepared data: {path}")
-            return PreparedSet.open(path, max_cache_bytes=max_cache_bytes)
+            return _open(path, max_cache_bytes, log)
         raw = path
     else:
         log(f"no --config.data.dir given: using the built-in sample in the layout of {name}")
@@ -116,8 +118,16 @@ def open_dataset(
     reader = make_reader(name, raw, **reader_options)
     out = cache_dir / "prepared" / f"{name}-{_key(reader, raw)}"
     log(f"preparing {raw} in {out}" if not is_prepared(out) else f"prepared data: {out}")
-    prepare(reader, out, workers=workers or os.cpu_count() or 1)
-    return PreparedSet.open(out, max_cache_bytes=max_cache_bytes)
+    prepare(reader, out, workers=workers or os.cpu_count() or 1, max_damaged_share=max_damaged_share)
+    return _open(out, max_cache_bytes, log)
+
+
+def _open(path: Path, max_cache_bytes: int, log: Callable[[str], None]) -> PreparedSet:
+    """Opens a prepared folder, and says what its card warns of."""
+    prepared = PreparedSet.open(path, max_cache_bytes=max_cache_bytes)
+    for text in prepared.card.get("warnings", ()):
+        log(f"warning: {text}")
+    return prepared
 
 
 def make_sample(name: str, options: Mapping[str, Any], cache_dir: Path) -> Path:

@@ -12,7 +12,7 @@ from data_pipelines.errors import BadDataError, Interrupted, UsageError
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Read-only folders, folders of others, files where a folder is named.
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
-_GO_ON = "the same command with the same --workdir goes on"
+_GO_ON = "the same command goes on where it was"
 
 
 class Ending(NamedTuple):

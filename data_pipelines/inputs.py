@@ -134,4 +134,4 @@ def _is_same(file: InputFile, root: Path) -> bool:
 
 
 def _refuse(out: Path, what: str) -> NoReturn:
-    raise UsageError(f"{out} was prepared {what}; choose another --out, or delete the folder")
+    raise UsageError(f"{out} was prepared {what}; choose another folder for the result, or delete this one")

@@ -90,9 +90,9 @@ def prepare(
       Interrupted: A signal said so.
     """
     if workers < 1:
-        raise UsageError(f"--workers={workers}: at least 1 process is needed")
+        raise UsageError(f"workers={workers}: at least 1 process is needed")
     if not 0 <= max_damaged_share <= 1:
-        raise UsageError(f"--max_damaged={max_damaged_share}: a share from 0 to 1 was expected, e.g. 0.05")
+        raise UsageError(f"max_damaged={max_damaged_share}: a share from 0 to 1 was expected, e.g. 0.05")
     out = Path(out)
     _check_folder(out, Path(reader.root))
     inputs.recall_scan(reader, out)
@@ -167,7 +167,7 @@ def prepare_shard(
     """
     index, count = shard
     if workers < 1:
-        raise UsageError(f"--workers={workers}: at least 1 process is needed")
+        raise UsageError(f"workers={workers}: at least 1 process is needed")
     out = Path(out)
     _check_folder(out, Path(reader.root))
     inputs.recall_scan(reader, out)
@@ -194,14 +194,15 @@ def _run_shard(reader: Reader, own: Found, out: Path, decode: Decode, log: Calla
 
 def _check_folder(out: Path, raw: Path) -> None:
     if out.exists() and not out.is_dir():
-        raise UsageError(f"--out={out} is a file; name a new folder")
+        raise UsageError(f"the result's folder {out} is a file; name a new folder")
     if raw.exists() and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(raw)):
         raise UsageError(
-            f"--out={out} lies in the raw folder {raw}, which stays as it is; name another folder"
+            f"the result's folder {out} lies in the raw folder {raw}, which stays as it is; name another one"
         )
     if out.is_dir() and any(out.iterdir()) and not is_prepared(out) and not (out / UNFINISHED_FILE).is_file():
         raise UsageError(
-            f"--out={out} holds files that the preparation did not write; name a new or an empty folder"
+            f"the result's folder {out} holds files that the preparation did not write; name a new or an "
+            "empty one"
         )
 
 
@@ -345,7 +346,7 @@ def _leave_out_damaged(
         raise BadDataError(
             f"{len(damaged)} of {present} recordings are damaged or lack a file, more than the "
             f"{max_damaged_share:.1%} allowed:{listed}\nMend them, or go on without them: "
-            f"--max_damaged={math.ceil(share * 100) / 100:g}. What is decoded is kept"
+            f"max_damaged={math.ceil(share * 100) / 100:g}. What is decoded is kept"
         )
     return kept, [entry for entry in scan.left_out if not entry.damaged] + damaged
 
@@ -369,7 +370,7 @@ def _prepare_as_said(given: argparse.Namespace) -> None:
             raise UsageError("--shard is for processes of this machine; Beam shares the work by itself")
         prepare_shard(reader, Path(given.out), parse_shard(given.shard), workers=count)
         return
-    prepare(
+    card = prepare(
         reader,
         Path(given.out),
         workers=count,
@@ -377,6 +378,8 @@ def _prepare_as_said(given: argparse.Namespace) -> None:
         beam_runner=given.beam_runner,
         beam_args=shlex.split(given.beam_args),
     )
+    for text in card.get("warnings", ()):
+        _log_to_stderr(f"warning: {text}")
 
 
 if __name__ == "__main__":

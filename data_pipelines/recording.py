@@ -10,7 +10,7 @@ All times are float64 seconds since the recording's start; streams of one record
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -201,3 +201,11 @@ class Remembering(Protocol):
 
     def remembered(self) -> Mapping[str, np.ndarray]:
         """What is to be kept for the next scan; empty for nothing."""
+
+
+@runtime_checkable
+class Cautious(Protocol):
+    """A reader that has something to say that whoever uses the data should look at."""
+
+    def warnings(self) -> Sequence[str]:
+        """A sentence each, for the data card and the log."""

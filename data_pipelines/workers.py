@@ -89,7 +89,7 @@ def _describe_death(running: Iterable[Source]) -> str:
     return (
         "a worker process ended abruptly (killed for want of memory, or its decoder crashed) while these "
         f"were being decoded: {named}. What is finished is kept: run the same command again, with fewer "
-        "--workers, or without the file at fault"
+        "workers, or without the file at fault"
     )
 
 
@@ -160,7 +160,7 @@ def decode_with_beam(
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
         raise UsageError(
-            "--beam_runner needs Apache Beam, which is not installed: pip install 'jmt-jax[beam]'"
+            "a Beam runner needs Apache Beam, which is not installed: pip install 'jmt-jax[beam]'"
         ) from error
     store = functools.partial(_store_on_beam, reader, folder.resolve())
     try:

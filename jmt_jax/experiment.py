@@ -271,6 +271,7 @@ def open_data(config: Config) -> Data:
         sample_options=plain(config.data.sample),
         cache_dir=cache_dir(config),
         workers=config.data.prepare_workers,
+        max_damaged_share=config.data.get("max_damaged", 0.05),
         log=logging.info,
         max_cache_bytes=BLOCK_CACHE_BYTES if grid.kind == "frames" else DEFAULT_CACHE_BYTES,
     )

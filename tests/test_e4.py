@@ -9,6 +9,7 @@ import shutil
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from e4_case import START, write_labels, write_person
 from hypothesis import given, settings
 
 from data_pipelines.errors import BadDataError, UsageError
@@ -16,7 +17,6 @@ from data_pipelines.readers.e4 import E4
 from data_pipelines.recording import MAX_CHUNK_SECONDS
 from data_pipelines.sample.e4 import E4SampleSpec, write_e4
 
-START = 1_600_000_000
 SPEC = E4SampleSpec(subjects=3, seconds=95.0, blocks=2, lifts_per_hour=200.0)
 
 
@@ -40,23 +40,6 @@ def read(reader: E4, person: str, stream: str):
 
 def values_of(reader: E4, person: str, stream: str) -> np.ndarray:
     return np.concatenate([chunk.values for chunk in read(reader, person, stream)])
-
-
-def write_person(folder: pathlib.Path, start: float = START, newline: str = "\n", **files: str) -> None:
-    folder.mkdir(parents=True)
-    contents = {
-        "BVP": f"{start:.2f}\n64.0\n" + "1.5\n" * 640,
-        "EDA": f"{start:.6f}\n4.0\n0.0\n" + "2.5\n" * 39,
-        "TEMP": f"{start:.6f}\n4.0\n" + "31.5\n" * 40,
-        "ACC": f"{start:.6f}, {start:.6f}, {start:.6f}\n32.0, 32.0, 32.0\n" + "1,-2,63\n" * 320,
-    } | files
-    for name, text in contents.items():
-        (folder / f"{name}.csv").write_bytes(text.replace("\n", newline).encode())
-
-
-def write_labels(path: pathlib.Path, *lines: str, header: str = "Participant,Time(sec),Label") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join([header, *lines]) + "\n")
 
 
 @pytest.fixture
