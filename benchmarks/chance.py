@@ -25,7 +25,8 @@ import scipy.stats
 
 from data_pipelines.datasets import default_cache_dir
 from jmt_jax import control_models, metrics
-from jmt_jax.experiment import Config, Data, make_experiment, num_folds, open_data
+from jmt_jax.experiment import Config, Data, make_experiment, open_data
+from jmt_jax.fold_splits import num_folds
 from jmt_jax.statistics import Predictions, join
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

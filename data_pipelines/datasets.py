@@ -6,19 +6,20 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.augment import FrameAugmentation, SignalAugmentation
 from data_pipelines.errors import BadDataError, UsageError
 from data_pipelines.frame_windows import LogMelWindows, TargetFrameWindows
+from data_pipelines.identity import check_reader
 from data_pipelines.items import Grid
 from data_pipelines.loader import StreamWindows
 from data_pipelines.normalise import Normaliser
 from data_pipelines.prepare import make_reader, prepare
 from data_pipelines.recording import Reader
-from data_pipelines.source import DEFAULT_CACHE_BYTES, PreparedSet, is_prepared
+from data_pipelines.source import DEFAULT_CACHE_BYTES, PreparedSet, is_prepared, read_card
 from data_pipelines.stream_windows import FrameWindows, SignalWindows
 
 _NAME_A_CACHE = (
@@ -93,7 +94,7 @@ def open_dataset(
     Args:
       name: ``affwild2``, ``biovid`` or ``e4``.
       directory: A prepared folder, a raw folder (prepared into the cache), or "" for the sample.
-      reader_options: Options of the reader, for raw folders and the sample.
+      reader_options: Options of the reader; a prepared folder has to have been made with them.
       sample_options: What the sample is made of.
       cache_dir: Where samples and prepared data are kept.
       workers: Processes for the preparation; 0 for one a core.
@@ -109,6 +110,7 @@ def open_dataset(
     if directory:
         path = check_directory(directory)
         if is_prepared(path):
+            check_reader(path, read_card(path), name, reader_options)
             log(f"prepared data: {path}")
             return _open(path, max_cache_bytes, log)
         raw = path
@@ -167,6 +169,7 @@ def make_stream_windows(
     options: Mapping[str, Any],
     *,
     training: frozenset[int],
+    constants: Mapping[str, Sequence[float]] | None = None,
 ) -> StreamWindows:
     """The windows of one stream, from the options in ``config.data.streams.<stream>``.
 
@@ -178,6 +181,7 @@ def make_stream_windows(
         ``frames`` grid those of `TargetFrameWindows`, with ``augment``, or with ``features="log_mel"`` those
         of `LogMelWindows`.
       training: Indices of the recordings that training may see; normalisation may ask them.
+      constants: What normalisation found in those of another data set (`Normaliser.constants`), to be used.
     """
     if stream not in prepared.streams:
         raise UsageError(
@@ -201,7 +205,12 @@ def make_stream_windows(
         if prepared.streams[stream].kind == "frames":
             return FrameWindows(prepared, stream, grid, augmentation=FrameAugmentation(**augment), **options)
         normaliser = Normaliser(
-            options.pop("normalise", "none"), stream, prepared.table(stream), prepared.recordings, training
+            options.pop("normalise", "none"),
+            stream,
+            prepared.table(stream),
+            prepared.recordings,
+            training,
+            constants=constants,
         )
         return SignalWindows(
             prepared, stream, grid, normaliser, augmentation=SignalAugmentation(**augment), **options

@@ -51,12 +51,20 @@ def write(out: Path, stored: Iterable[StoredSource]) -> dict[str, Any]:
     Returns:
       ``inputs``, one SHA-256 over the names and hashes of all files, and ``input_files``, their number.
     """
-    files = sorted({file.path: file for source in stored for file in source.files}.items())
-    lines = [{"path": path, "size": file.size, "sha256": file.sha256} for path, file in files]
+    files: dict[str, InputFile] = {}
+    sources: dict[str, set[tuple[str, str]]] = {}
+    for source in stored:
+        for file in source.files:
+            files[file.path] = file
+            sources.setdefault(file.path, set()).add((source.stream, source.source))
+    lines = [
+        {"path": path, "size": file.size, "sha256": file.sha256, "sources": sorted(sources[path])}
+        for path, file in sorted(files.items())
+    ]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     write_atomically(out / INPUTS_FILE, lambda file: file.write(text.encode()))
-    _write_modified(out, [file.modified_ns for _, file in files])
-    return {"inputs": digest([[path, file.sha256] for path, file in files]), "input_files": len(files)}
+    _write_modified(out, [files[line["path"]].modified_ns for line in lines])
+    return {"inputs": digest([[line["path"], line["sha256"]] for line in lines]), "input_files": len(files)}
 
 
 def _write_modified(out: Path, modified_ns: Sequence[int]) -> None:

@@ -35,6 +35,7 @@ class Normaliser:
       table: The stream's chunks.
       recordings: All recordings of the data set.
       training: Indices of the recordings that training may see.
+      constants: What an earlier one found in them (`constants`), to be used instead.
     """
 
     def __init__(
@@ -44,6 +45,8 @@ class Normaliser:
         table: ChunkTable,
         recordings: Sequence[Recording],
         training: Collection[int],
+        *,
+        constants: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         if mode not in MODES:
             raise UsageError(
@@ -57,7 +60,10 @@ class Normaliser:
         self._table = table
         moments = np.stack([table.moment_count, table.moment_sum, table.moment_square_sum])
         self._moments = moments  # [3, rows, C]
-        if mode in ("train", "centred"):
+        self._fixed: tuple[np.ndarray, np.ndarray] | None = None
+        if mode in ("train", "centred") and constants is not None:
+            self._fixed = np.array(constants["mean"]), np.array(constants["deviation"])
+        elif mode in ("train", "centred"):
             present = [self._rows[i] for i in sorted(training) if len(self._rows[i])]
             if not present:
                 raise UsageError(
@@ -77,6 +83,13 @@ class Normaliser:
                 for subject, rows in by_subject.items()
             }
             self._of_recording = [statistics[recording.subject] for recording in recordings]
+
+    @property
+    def constants(self) -> dict[str, list[float]] | None:
+        """``mean`` and ``deviation`` of each channel over training subjects; None if the mode has none."""
+        if self._fixed is None:
+            return None
+        return {"mean": self._fixed[0].tolist(), "deviation": self._fixed[1].tolist()}
 
     def __call__(self, values: np.ndarray, recording: int, end_seconds: float) -> np.ndarray:
         """Normalises a recording's window.

@@ -7,7 +7,7 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,18 @@ def make_reader(name: str, raw: str | Path, **options: Any) -> Reader:
     Raises:
       UsageError: There is no such reader, or it has no such option.
     """
-    cls = reader_class(name)
-    known = _parameters(cls)
+    check_names(name, options)
+    return reader_class(name)(str(raw), **options)
+
+
+def check_names(name: str, options: Iterable[str]) -> None:
+    """Raises UsageError, with the nearest one, for an option that a reader does not have."""
+    known = _parameters(reader_class(name))
     for option in options:
         if option not in known:
             near = difflib.get_close_matches(option, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
             raise UsageError(f"the data set {name!r} has no option {option!r}; {hint}")
-    return cls(str(raw), **options)
 
 
 def _parameters(cls: type) -> dict[str, inspect.Parameter]:

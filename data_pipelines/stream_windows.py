@@ -162,6 +162,11 @@ class SignalWindows:
         self.dtype = np.float32
         self.mask_length = self.shape[0]
 
+    @property
+    def constants(self) -> dict[str, list[float]] | None:
+        """What normalisation keeps of the training subjects (`Normaliser.constants`)."""
+        return self._normalise.constants
+
     def read(self, recording: Recording, moment: Moment) -> tuple[np.ndarray, np.ndarray]:
         """The samples of one item and the mask, [S] or [1]."""
         shift = self._augmentation.draw_shift_seconds(moment.rng) if moment.rng is not None else 0.0

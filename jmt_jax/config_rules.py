@@ -16,7 +16,7 @@ from data_pipelines import label_shuffle, normalise, splits
 from data_pipelines.datasets import DATASETS
 from data_pipelines.errors import UsageError
 from data_pipelines.tasks import TASKS
-from jmt_jax.experiment import SUBJECT_LISTS
+from jmt_jax.fold_splits import SUBJECT_LISTS
 from jmt_jax.frames import SMOOTHINGS
 from jmt_jax.models.model import BACKBONES, FUSIONS, HEADS
 from jmt_jax.optimizer import OPTIMIZERS, SCHEDULES

@@ -16,21 +16,16 @@ from data_pipelines.datasets import make_stream_windows, open_dataset, usable_ca
 from data_pipelines.errors import UsageError
 from data_pipelines.items import Grid, ItemTable, make_items
 from data_pipelines.loader import Loader
-from data_pipelines.readers.biovid import HOLD_OUT, NON_REACTIVE
 from data_pipelines.source import BLOCK_CACHE_BYTES, DEFAULT_CACHE_BYTES, PreparedSet
 from data_pipelines.tasks import Task, find_task
 from jmt_jax import logging, losses, metrics, part_checks
+from jmt_jax.fold_splits import make_split
 from jmt_jax.models.model import OPTIONS_OF, build_model
 
 SAMPLE_WARNING = (
     "These are figures of the built-in sample of synthetic people. They say nothing about {name} or any "
     "other recordings of real people."
 )
-SUBJECT_LISTS: Mapping[str, frozenset[str]] = {
-    "": frozenset(),
-    "biovid_non_reactive": NON_REACTIVE,
-    "biovid_hold_out": HOLD_OUT,
-}
 
 Config = Any  # an ml_collections.ConfigDict
 
@@ -281,20 +276,15 @@ def open_data(config: Config) -> Data:
     return Data(prepared, task, grid, items, streams)
 
 
-def num_folds(config: Config, data: Data) -> int:
-    """How many folds the protocol has on this data set."""
-    options = _protocol(config)
-    return splits.num_folds(_split_items(data), options["protocol"], options["folds"], options["exclude"])
-
-
-def make_split(config: Config, data: Data, fold: int) -> splits.Split:
-    """Who is in which part of a fold."""
-    split = splits.make_split(_split_items(data), fold=fold, **_protocol(config))
-    splits.check(split)
-    return split
-
-
-def make_experiment(config: Config, data: Data, *, fold: int, seed: int) -> Experiment:
+def make_experiment(
+    config: Config,
+    data: Data,
+    *,
+    fold: int,
+    seed: int,
+    split: splits.Split | None = None,
+    constants: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+) -> Experiment:
     """One fold with one seed.
 
     Args:
@@ -302,8 +292,10 @@ def make_experiment(config: Config, data: Data, *, fold: int, seed: int) -> Expe
       data: From `open_data`.
       fold: Number of the fold.
       seed: Seed of everything random in training; the split has its own (``protocol.seed``).
+      split: Who is in which part, where ``config.protocol`` does not say it.
+      constants: Stream to the constants of its normalisation, where they are not these data's.
     """
-    split = make_split(config, data, fold)
+    given, split = split is not None, split or make_split(config, data, fold)
     recording_rows: dict[str, list[int]] = {}
     for row, recording in enumerate(data.items.recording):
         recording_rows.setdefault(data.prepared.recordings[recording].id, []).append(row)
@@ -314,7 +306,7 @@ def make_experiment(config: Config, data: Data, *, fold: int, seed: int) -> Expe
     if data.has_frames:
         # A sequence without any label teaches nothing.
         rows["train"] = rows["train"][data.items.label_mask[rows["train"]].any((1, 2))]
-    notes = part_checks.check(data.task, data.items, rows, split)
+    notes = [] if given else part_checks.check(data.task, data.items, rows, split)
     if data.grid.kind != "clip":  # Of clips the split has said so.
         split = dataclasses.replace(split, warnings=(*split.warnings, *notes))
     shuffled = None
@@ -326,7 +318,12 @@ def make_experiment(config: Config, data: Data, *, fold: int, seed: int) -> Expe
     training = frozenset(int(number) for number in np.unique(data.items.recording[rows["train"]]))
     windows = {
         stream: make_stream_windows(
-            data.prepared, stream, data.grid, plain(config.data.streams[stream]), training=training
+            data.prepared,
+            stream,
+            data.grid,
+            plain(config.data.streams[stream]),
+            training=training,
+            constants=(constants or {}).get(stream),
         )
         for stream in data.streams
     }
@@ -346,39 +343,6 @@ def make_loss(config: Config, task: Task) -> losses.Loss:
     if name == "cross_entropy":
         return losses.cross_entropy(len(task.outputs), label_smoothing=config.training.label_smoothing)
     return losses.ccc(len(task.outputs)) if name == "ccc" else losses.mse(len(task.outputs))
-
-
-def _protocol(config: Config) -> dict[str, Any]:
-    """Arguments of the split, from ``config.protocol``."""
-    protocol = config.protocol
-    for key in ("exclude", "test_subjects"):
-        if protocol[key] not in SUBJECT_LISTS:
-            known = ", ".join(repr(name) for name in SUBJECT_LISTS)
-            raise UsageError(f"protocol.{key}={protocol[key]!r} is no list of subjects; it is one of {known}")
-    return {
-        "protocol": protocol.name,
-        "folds": protocol.num_folds,
-        "seed": protocol.seed,
-        "validation_share": protocol.validation_share,
-        "exclude": SUBJECT_LISTS[protocol.exclude],
-        "test_subjects": SUBJECT_LISTS[protocol.test_subjects],
-        "selection": protocol.get("selection", "validation"),
-    }
-
-
-def _split_items(data: Data) -> list[splits.Item]:
-    """The recordings that have items, as the splits want them."""
-    first_row = {int(recording): row for row, recording in reversed(list(enumerate(data.items.recording)))}
-    is_clip = data.task.is_classification and data.grid.kind == "clip"
-    return [
-        splits.Item(
-            id=data.prepared.recordings[number].id,
-            subject=data.prepared.recordings[number].subject,
-            label=int(data.items.labels[row]) if is_clip else None,
-            group=data.prepared.recordings[number].group,
-        )
-        for number, row in sorted(first_row.items())
-    ]
 
 
 def _without_weights(backbone: dict[str, Any]) -> dict[str, Any]:

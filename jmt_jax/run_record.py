@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_pipelines import splits
+from data_pipelines import identity, splits
 from data_pipelines.errors import BadDataError, UsageError
 from jmt_jax import files, run_folder
 from jmt_jax.experiment import Config, Experiment
-from jmt_jax.trained_backbones import flat
 
 FILE = "record.json"
 VERSION = 1
+_FIELDS = ("version", "fingerprints", "task", "grid", "streams", "protocol", "fold", "seed", "parts")
 PARTS = splits.PARTS[:3]  # and ``set_aside`` where the split has it
 # What an evaluation may change: where files lie, and how the machine does its work.
 _FREE = ("data.dir", "data.cache_dir", "data.loader_threads", "data.loader_workers", "data.prepare_workers")
@@ -30,8 +30,10 @@ def of(experiment: Experiment) -> dict[str, Any]:
     """The record of one fold with one seed, as JSON values.
 
     Returns:
-      ``fingerprints`` of the prepared data, ``task``, ``grid``, ``streams``, ``protocol``, ``fold``, and
-      for each part the ``subjects`` and ``recordings``.
+      ``fingerprints`` of the prepared data, ``task``, ``grid``, ``streams``, ``protocol``, ``fold`` and
+      ``seed``; ``normalisers``: stream to the constants of its normalisation, where it has any; ``parts``:
+      each with its ``subjects`` and ``recordings``; ``selection``: the part that chooses the checkpoint;
+      ``files``: subject to hashes of raw files (`identity.files_of_subjects`), None if nobody knows them.
     """
     data, split = experiment.data, experiment.split
     subject_of = {recording.id: recording.subject for recording in data.prepared.recordings}
@@ -51,16 +53,24 @@ def of(experiment: Experiment) -> dict[str, Any]:
         "protocol": split.name,
         "fold": experiment.fold,
         "seed": experiment.seed,
+        "selection": split.selection,
+        "normalisers": _normalisers(experiment),
+        "files": identity.files_of_subjects(data.prepared.path, data.prepared.recordings),
         "parts": parts,
     }
     return json.loads(json.dumps(found))
+
+
+def _normalisers(experiment: Experiment) -> dict[str, Any]:
+    windows = experiment.loader.streams.items()
+    return {stream: found for stream, one in windows if (found := getattr(one, "constants", None))}
 
 
 def keep(experiment: Experiment, folder: Path, *, is_main: bool) -> None:
     """Writes the record of a run that begins; of one that goes on, compares it.
 
     Raises:
-      BadDataError: The data or the split are not those that the run began with.
+      UsageError: The data or the split are not those that the run began with.
     """
     if (folder / FILE).exists():
         check(experiment, folder)
@@ -72,27 +82,49 @@ def check(experiment: Experiment, folder: Path) -> None:
     """Compares what is open now with the record of a run.
 
     Raises:
-      BadDataError: There is no record, or data or split are others; the message says what.
+      UsageError: Data or split are others; the message says what.
+      BadDataError: There is no record.
     """
-    path = folder / FILE
-    if not path.exists():
-        raise BadDataError(
-            f"{run_folder.named(folder)} has no {FILE}, which says whom its weights were trained on: "
-            "nothing was trained there, or by an earlier version; train again in a new --workdir"
-        )
-    try:
-        recorded = json.loads(path.read_text(encoding="utf-8"))
-        different = _differences(recorded, of(experiment))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadDataError(
-            f"{run_folder.named(path)} cannot be read ({error}); train again in a new --workdir"
-        ) from error
+    different = _differences(read(folder), of(experiment))
     if different:
-        raise BadDataError(
+        raise UsageError(
             f"the run in {run_folder.named(folder)} knows other data than these: {different[0]}. Its "
             "figures would be of people that it may have been trained on; give --config.data.dir the data as "
             "they were, or train anew in another --workdir"
         )
+
+
+def read(folder: Any) -> dict[str, Any]:
+    """The record of a run.
+
+    Args:
+      folder: Of one fold with one seed; a path of any kind.
+
+    Raises:
+      BadDataError: There is none, or it cannot be read.
+    """
+    path = folder / FILE
+    named = run_folder.named(folder) if isinstance(folder, Path) else folder
+    if not path.exists():
+        raise BadDataError(
+            f"{named} has no {FILE}, which says whom its weights were trained on: nothing was trained there, "
+            "or by an earlier version; train again in a new --workdir"
+        )
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        complete = all(key in found for key in _FIELDS) and all(
+            {"subjects", "recordings"} <= set(part) for part in found["parts"].values()
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadDataError(
+            f"{named}/{FILE} cannot be read ({error}); train again in a new --workdir"
+        ) from error
+    if not complete or found["version"] != VERSION:
+        raise BadDataError(
+            f"{named}/{FILE} cannot be read: fields are missing, or it is of another version than {VERSION}; "
+            "train again in a new --workdir"
+        )
+    return found
 
 
 def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -146,3 +178,14 @@ def check_options(config: Config, folder: Path) -> None:
 
 def _is_free(key: str) -> bool:
     return key in _FREE or key.startswith(_FREE_BRANCHES)
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A tree of dicts as one dict with dotted keys."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        name: value
+        for key, branch in tree.items()
+        for name, value in flat(branch, f"{prefix}.{key}" if prefix else key).items()
+    }

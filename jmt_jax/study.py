@@ -14,10 +14,12 @@ from data_pipelines.loader import Shard
 from data_pipelines.splits import fold_words
 from jmt_jax import evaluate, files, logging, part_checks, run_folder, run_record, stop, watch
 from jmt_jax.distributed import wait_for_all
-from jmt_jax.experiment import Config, Data, Experiment, make_experiment, make_split, num_folds, open_data
+from jmt_jax.experiment import Config, Data, Experiment, make_experiment, open_data
+from jmt_jax.fold_splits import make_split, num_folds
+from jmt_jax.run_record import flat
 from jmt_jax.runtime import Runtime
 from jmt_jax.train import extract_features, train_and_evaluate
-from jmt_jax.trained_backbones import flat, fold_folder
+from jmt_jax.trained_backbones import fold_folder
 
 
 class _Run(NamedTuple):

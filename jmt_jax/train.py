@@ -74,7 +74,7 @@ def train_and_evaluate(
         stop.check("the stages before this one are kept")
         stage_started = time.monotonic()
         one = Stage(experiment, name, runtime, workdir, metrics_file)
-        trained = trained_backbones.find(config, name, fold, seed)
+        trained = trained_backbones.find(experiment, name)
         variables = one.adopt(trained) if trained else one.train(backbones)
         _keep_backbones(backbones, variables)
         chosen[name] = one.chosen["best_step"]
@@ -130,7 +130,7 @@ def extract_features(
     backbones: Params = {"params": {}, "batch_stats": {}}
     for name in experiment.stages[: experiment.stages.index("fusion")]:
         one = Stage(experiment, name, runtime, workdir, metrics_file)
-        trained = trained_backbones.find(config, name, fold, seed)
+        trained = trained_backbones.find(experiment, name)
         if trained is None and shard is not None:
             trained = run_folder.checkpoints(workdir, name)
         variables = one.adopt(trained) if trained else one.train(backbones)

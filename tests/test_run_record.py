@@ -1,59 +1,138 @@
 """A run knows its data: other options, another split or other recordings are refused, and nothing is lost."""
 
 import json
+import shutil
 
 import pytest
 import tiny
 
+from data_pipelines.datasets import make_sample
 from data_pipelines.errors import BadDataError, UsageError
+from data_pipelines.prepare import make_reader, prepare
 from jmt_jax import run_record, study
+
+
+def _prepared(config, out, **sample):
+    """A prepared folder of the sample, which knows nothing of being one."""
+    raw = make_sample("e4", {**config.data.sample.to_dict(), **sample}, out.parent)
+    prepare(make_reader("e4", raw, **config.data.reader.to_dict()), out, workers=1)
+    return out
 
 
 @pytest.fixture(scope="module")
 def trained(cache_dir, tmp_path_factory):
-    """A finished run of one stream and its configuration."""
-    options = {"model.streams": "physio", "model.fusion": "concat", "training.stages": "joint"}
-    config = tiny.shrunk("biovid", cache_dir, **options)
-    workdir = tmp_path_factory.mktemp("known") / "run"
-    study.run(config, workdir)
-    return config, workdir
+    """A finished run over a prepared folder, and its configuration."""
+    options = {
+        "model.streams": "skin_conductance",
+        "model.fusion": "concat",
+        "training.stages": "skin_conductance,fusion",
+        "data.streams.skin_conductance.normalise": "train",
+        "training.extract": True,
+    }
+    config = tiny.shrunk("stress", cache_dir, **options)
+    folder = tmp_path_factory.mktemp("known")
+    config.data.dir = str(_prepared(config, folder / "data"))
+    study.run(config, folder / "run")
+    return config, folder / "run"
+
+
+@pytest.fixture(scope="module")
+def others(trained):
+    """The data as they are later: with one more person, and of the same people made again."""
+    config, workdir = trained
+    return {
+        "grown": _prepared(config, workdir.parent / "grown", subjects=6),
+        "made again": _prepared(config, workdir.parent / "again", seed=9),
+    }
+
+
+@pytest.fixture(params=["grown", "made again"])
+def changed(request, trained, others):
+    """The run's configuration and folder, with other data in the place of its own."""
+    config, workdir = trained
+    data = workdir.parent / "data"
+    aside = data.rename(workdir.parent / "aside")
+    shutil.copytree(others[request.param], data)
+    before = _files(workdir)
+    yield config, workdir
+    shutil.rmtree(data)
+    aside.rename(data)
+    assert _files(workdir) == before
 
 
 def _files(workdir):
-    return {path.name: path.read_bytes() for path in workdir.glob("*.json")}
+    return {
+        str(path): path.read_bytes()
+        for path in sorted(workdir.rglob("*"))
+        if path.is_file() and "watch" not in path.parts
+    }
+
+
+def _with(config, **options):
+    other = config.copy_and_resolve_references()
+    with other.unlocked():
+        other.update_from_flattened_dict({name.replace("__", "."): value for name, value in options.items()})
+    return other
 
 
 def test_the_record_says_who_is_in_which_part(trained):
     record = json.loads((trained[1] / run_record.FILE).read_text())
     people = [set(record["parts"][part]["subjects"]) for part in run_record.PARTS]
     assert all(people) and not people[0] & people[1] and not people[0] & people[2]
-    assert record["fingerprints"] and record["streams"] == ["physio"]
+    assert record["fingerprints"] and record["streams"] == ["skin_conductance"]
+    files = [record["files"][who] for who in set.union(*people)]
+    assert all(files) and len(set().union(*files)) == sum(map(len, files))
+    constants = record["normalisers"]["skin_conductance"]
+    assert len(constants["mean"]) == len(constants["deviation"]) > 0
 
 
 @pytest.mark.parametrize(
-    "override",
+    ("key", "value"),
     [
-        {"protocol.seed": 7},
-        {"data.task": "bl1_vs_any_pain"},
-        {"model.fusion": "jmt"},
-        {"seeds": (3,)},
-        {"data.sample.subjects": 11},
+        ("protocol.seed", 7),
+        ("data.grid.step_seconds", 20.0),
+        ("model.fusion", "late"),
+        ("seeds", (3,)),
+        ("data.sample.subjects", 11),
     ],
-    ids=lambda override: next(iter(override)),
 )
-def test_an_evaluation_with_other_options_is_refused(trained, override):
+def test_an_evaluation_with_other_options_is_refused(trained, key, value):
     config, workdir = trained
-    before, other = _files(workdir), config.copy_and_resolve_references()
-    with other.unlocked():
-        other.update_from_flattened_dict(override)
-    with pytest.raises(UsageError, match=next(iter(override))):
-        study.run_evaluation(other, workdir)
-    with pytest.raises(UsageError, match=next(iter(override))):
-        study.run_watch(other, workdir)
+    before = _files(workdir)
+    for command in (study.run_evaluation, study.run_watch):
+        with pytest.raises(UsageError, match=key):
+            command(_with(config, **{key: value}), workdir)
     assert _files(workdir) == before
 
 
-def _with_record(workdir, change):
+def test_an_evaluation_on_other_data_is_refused(changed):
+    for command in (study.run_evaluation, study.run_watch):
+        with pytest.raises(UsageError, match="knows other data.*(subjects|fingerprint)"):
+            command(*changed)
+
+
+def test_a_resume_and_an_extraction_on_other_data_are_refused(changed):
+    config, workdir = changed
+    with pytest.raises(UsageError, match="knows other data"):
+        study.run_extraction(config, workdir, None)
+    results = workdir / "results.json"
+    written = results.read_bytes()
+    results.unlink()  # as if it had been stopped before its end
+    try:
+        with pytest.raises(UsageError, match="knows other data"):
+            study.run(config, workdir)
+    finally:
+        results.write_bytes(written)
+
+
+def test_backbones_over_the_folder_as_it_was_are_refused(changed, tmp_path):
+    config, workdir = changed
+    config = _with(config, training__backbones_from=str(workdir))
+    with pytest.raises(UsageError, match="of our (validation|test) part|other data"):
+        study.run(config, tmp_path / "run")
+
+
+def _change(workdir, change):
     path = workdir / run_record.FILE
     kept = path.read_bytes()
     record = json.loads(kept)
@@ -62,33 +141,49 @@ def _with_record(workdir, change):
     return path, kept
 
 
+def _same_person_elsewhere(record):
+    record["fingerprints"]["inputs"] = "others"
+    tested, taught = (record["parts"][part]["subjects"][0] for part in ("test", "train"))
+    record["files"][taught] = record["files"][tested]
+
+
+def _taught_on_tested(record):
+    record["parts"]["train"]["subjects"] += record["parts"]["test"]["subjects"]
+
+
+def _other_constants(record):
+    record["normalisers"]["skin_conductance"]["deviation"][0] += 1
+
+
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "error", "words"),
     [
-        (lambda record: record["fingerprints"].update(content="other"), "fingerprint"),
-        (lambda record: record["parts"]["test"]["subjects"].append("someone"), "test part .*someone"),
-        (lambda record: record.pop("parts"), "cannot be read"),
+        (_taught_on_tested, UsageError, "was trained on .* of our test part"),
+        (_same_person_elsewhere, UsageError, "of our test part .the same files as"),
+        (_other_constants, UsageError, "other constants"),
+        (lambda record: record.pop("parts"), BadDataError, "cannot be read"),
     ],
-    ids=["made again", "grown", "damaged"],
+    ids=["by name", "by content", "constants", "damaged"],
 )
-def test_other_recordings_are_refused_by_evaluation_and_resume(trained, change, words):
+def test_backbones_of_people_that_are_tested_are_refused(trained, tmp_path, change, error, words):
     config, workdir = trained
-    path, kept = _with_record(workdir, change)
-    results = workdir / "results.json"
-    written = results.read_bytes()
+    path, kept = _change(workdir, change)
     try:
-        with pytest.raises(BadDataError, match=words):
-            study.run_evaluation(config, workdir)
-        assert results.read_bytes() == written
-        results.unlink()  # as if it had been stopped before its end
-        with pytest.raises(BadDataError, match=words):
-            study.run(config, workdir)
+        with pytest.raises(error, match=words):
+            study.run(_with(config, training__backbones_from=str(workdir)), tmp_path / "run")
     finally:
         path.write_bytes(kept)
-        results.write_bytes(written)
 
 
-def test_a_run_without_a_record_is_a_sentence(trained):
+def test_backbones_of_the_same_data_are_taken_wherever_these_lie(trained, tmp_path):
+    config, workdir = trained
+    moved = shutil.copytree(config.data.dir, tmp_path / "data")
+    config = _with(config, training__backbones_from=str(workdir), data__dir=str(moved))
+    study.run(config, tmp_path / "run")
+    assert not list((tmp_path / "run" / "checkpoints" / "skin_conductance").iterdir())
+
+
+def test_a_run_without_a_record_is_a_sentence(trained, tmp_path):
     config, workdir = trained
     path = workdir / run_record.FILE
     kept = path.read_bytes()
@@ -96,13 +191,13 @@ def test_a_run_without_a_record_is_a_sentence(trained):
     try:
         with pytest.raises(BadDataError, match="earlier version"):
             study.run_evaluation(config, workdir)
+        with pytest.raises(BadDataError, match="earlier version"):
+            study.run(_with(config, training__backbones_from=str(workdir)), tmp_path / "run")
     finally:
         path.write_bytes(kept)
 
 
 def test_eval_options_and_moved_data_are_taken(trained):
     config, workdir = trained
-    other = config.copy_and_resolve_references()
-    other.eval.split = "validation"
-    study.run_evaluation(other, workdir)
+    study.run_evaluation(_with(config, eval__split="validation"), workdir)
     assert (workdir / "results_validation.json").exists()
