@@ -169,7 +169,7 @@ def make_stream_windows(
     options: Mapping[str, Any],
     *,
     training: frozenset[int],
-    constants: Mapping[str, Sequence[float]] | None = None,
+    constants: Mapping[str, Sequence[float | None]] | None = None,
 ) -> StreamWindows:
     """The windows of one stream, from the options in ``config.data.streams.<stream>``.
 
@@ -211,6 +211,7 @@ def make_stream_windows(
             prepared.recordings,
             training,
             constants=constants,
+            window_seconds=grid.window_seconds if grid.kind == "sliding" else 0.0,
         )
         return SignalWindows(
             prepared, stream, grid, normaliser, augmentation=SignalAugmentation(**augment), **options

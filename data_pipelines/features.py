@@ -26,7 +26,7 @@ from data_pipelines.recording import MAX_CHUNK_FRAMES, Chunk, LeftOut, Recording
 from data_pipelines.source import SOURCES_FOLDER, UNFINISHED_FILE, PreparedSet, is_prepared
 from data_pipelines.stream_windows import Moment
 
-VERSION = "1"
+VERSION = "2"
 """Goes up when the same settings would give other features."""
 _UNFINISHED_TEXT = "Features are being extracted to this folder, or that was interrupted: start it again.\n"
 

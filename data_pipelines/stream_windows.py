@@ -104,7 +104,8 @@ class SignalWindows:
 
     Missing samples are 0 after normalisation; a window counts as present (mask) if at least
     ``least_present`` of its samples are. With ``presence_channel`` a further channel says which samples
-    are real (1) and which are filled in (0).
+    are real (1) and which are filled in (0). Channels without a deviation in the training subjects
+    (`Normaliser.constants`; here ``masked_channels``) are 0 for everybody, and do not decide what is real.
 
     Args:
       prepared, stream: Where the samples are.
@@ -148,6 +149,10 @@ class SignalWindows:
         self._least_present, self._presence_channel = least_present, presence_channel
         self._augmentation = augmentation or SignalAugmentation()
         self.channel_names = tuple(spec.channels[column] for column in self._columns)
+        self._alive = self._channels_with_deviation()
+        self.masked_channels = tuple(
+            name for name, alive in zip(self.channel_names, self._alive, strict=True) if not alive
+        )
         width = len(self._columns) + presence_channel
         if grid.kind == "clip":
             if samples < 1:
@@ -163,7 +168,7 @@ class SignalWindows:
         self.mask_length = self.shape[0]
 
     @property
-    def constants(self) -> dict[str, list[float]] | None:
+    def constants(self) -> dict[str, list[float | None]] | None:
         """What normalisation keeps of the training subjects (`Normaliser.constants`)."""
         return self._normalise.constants
 
@@ -171,13 +176,27 @@ class SignalWindows:
         """The samples of one item and the mask, [S] or [1]."""
         shift = self._augmentation.draw_shift_seconds(moment.rng) if moment.rng is not None else 0.0
         values = self._samples(recording, moment, self._grid.tokens, self._window_seconds, shift)
-        present = np.isfinite(values).all(-1)
+        present = np.isfinite(values[..., self._alive]).all(-1)
         values = np.where(np.isfinite(values), values, 0).astype(np.float32)
         if moment.rng is not None:
             values = self._augmentation(values, moment.rng) * present[..., None]
         if self._presence_channel:
             values = np.concatenate([values, present[..., None].astype(np.float32)], -1)
         return values, present.mean(-1) >= self._least_present
+
+    def _channels_with_deviation(self) -> np.ndarray:
+        """bool [C] of the channels in use."""
+        constants = self._normalise.constants
+        if constants is None:
+            return np.ones(len(self._columns), bool)
+        alive = np.isfinite(np.array(constants["deviation"], float)[self._columns])
+        if not alive.any():
+            raise BadDataError(
+                f"the training part has no sample of stream {self._signal.stream!r}, or one value all along, "
+                f"in {', '.join(self.channel_names)}; leave it out of --config.model.streams, or train on "
+                "people who have it"
+            )
+        return alive
 
     def level(self, recording: Recording, moment: Moment) -> np.ndarray:
         """The item's whole signal in one piece, with its level: float32 [T, C], NaN where missing.
@@ -201,7 +220,7 @@ class SignalWindows:
         rate, first = self._signal.clock(rows)
         if self._whole:
             indices = np.arange(self.shape[1])[None] + round(shift_seconds * rate)
-            end_seconds = first + self.shape[1] / rate
+            end_seconds = first + (int(indices[0, -1]) + 1) / rate
         else:
             begin = moment.start_seconds + shift_seconds
             ends = windows.token_ends(begin, self._grid.window_seconds, tokens)
@@ -222,6 +241,11 @@ class StoredSignal:
 
     def __init__(self, prepared: PreparedSet, stream: str) -> None:
         self._prepared, self._stream = prepared, stream
+
+    @property
+    def stream(self) -> str:
+        """The stream's name."""
+        return self._stream
 
     def rows_of(self, recording: Recording) -> np.ndarray:
         """The chunks of a recording's source, in time order."""

@@ -314,7 +314,6 @@ def make_experiment(
         names = ("shuffle", config.protocol.seed, seed, fold)
         items, shuffled = label_shuffle.shuffle(data.prepared, data.task, data.grid, data.items, rows, names)
         data = dataclasses.replace(data, items=items)
-    loss = make_loss(config, data.task)
     training = frozenset(int(number) for number in np.unique(data.items.recording[rows["train"]]))
     windows = {
         stream: make_stream_windows(
@@ -327,7 +326,9 @@ def make_experiment(
         )
         for stream in data.streams
     }
+    split = dataclasses.replace(split, warnings=(*split.warnings, *part_checks.masked_channels(windows)))
     loader = Loader(data.items, windows, config.data.loader_threads, config.data.loader_workers)
+    loss = make_loss(config, data.task)
     return Experiment(config, data, split, rows, loader, loss, fold, seed, shuffled=shuffled)
 
 

@@ -11,6 +11,7 @@ from data_pipelines import item_counts
 from data_pipelines.errors import BadDataError
 from data_pipelines.items import ItemTable
 from data_pipelines.splits import PARTS, Split, fold_words
+from data_pipelines.stream_windows import SignalWindows
 from data_pipelines.tasks import Task
 
 
@@ -97,6 +98,16 @@ def counts(items: ItemTable, split: Split) -> dict[str, Any] | None:
     number_of = {recording.id: number for number, recording in enumerate(items.recordings)}
     parts = {part: [number_of[name] for name in getattr(split, part)] for part in split.parts}
     return items.counts.by_part(parts)
+
+
+def masked_channels(windows: Mapping[str, Any]) -> list[str]:
+    """A sentence a stream with channels that are masked for everybody (`SignalWindows.masked_channels`)."""
+    return [
+        f"Stream {name} is used without {', '.join(stream.masked_channels)}: the training part has no "
+        "sample of it, or one value all along."
+        for name, stream in windows.items()
+        if isinstance(stream, SignalWindows) and stream.masked_channels
+    ]
 
 
 def sentences(found: Mapping[str, Any]) -> list[str]:
