@@ -80,7 +80,7 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
         "tokens": 16,
         "token_step_frames": 32,
         "schedule": "every_frame",  # or paper
-        "label_shift_seconds": 0.0,  # annotators' reaction time; moves what training sees, never the metrics
+        "label_shift_seconds": 0.0,  # annotators' reaction: training sees later labels, predictions move back
     }
     config.data.streams = {
         "visual": {

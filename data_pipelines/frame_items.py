@@ -194,18 +194,35 @@ def _labels(
     values: np.ndarray, mask: np.ndarray, annotation: Annotation, rows: np.ndarray, shift_seconds: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels float32 [N, S, A] of the rows [N, S], and their mask; False for padding."""
-    clock = annotation.times_seconds
+    rows = rows_later(annotation.times_seconds, rows, shift_seconds)
+    inside = rows != PADDING
+    rows = np.where(inside, rows, 0)
+    known = mask[rows] & inside[..., None]
+    return np.where(known, values[rows], 0).astype(np.float32), known
+
+
+def rows_later(clock: np.ndarray, rows: np.ndarray, seconds: float) -> np.ndarray:
+    """The rows nearest to ``seconds`` after others.
+
+    Args:
+      clock: float64 [F], ascending, the time of every row.
+      rows: int of any shape, from 0.
+      seconds: At least 0.
+
+    Returns:
+      int64 of the same shape; `PADDING` for rows that are none of the clock's, or whose time has none later.
+    """
+    rows = np.asarray(rows, np.int64)
     inside = (rows >= 0) & (rows < len(clock))
     rows = np.where(inside, rows, 0)
-    if shift_seconds:
-        later = clock[rows] + shift_seconds
+    if seconds:
+        later = clock[rows] + seconds
         inside &= later <= clock[-1]
         right = np.clip(np.searchsorted(clock, later), 1, max(len(clock) - 1, 1))
         right = np.minimum(right, len(clock) - 1)
         left = np.maximum(right - 1, 0)
         rows = np.where(later - clock[left] < clock[right] - later, left, right)
-    known = mask[rows] & inside[..., None]
-    return np.where(known, values[rows], 0).astype(np.float32), known
+    return np.where(inside, rows, PADDING)
 
 
 def _clock(recording: Recording) -> np.ndarray:

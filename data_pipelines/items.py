@@ -33,7 +33,8 @@ class Grid:
       token_step_frames: Between the targets of two tokens of a ``frames`` grid.
       schedule: Of a ``frames`` grid: ``every_frame``, or ``paper``, the reference's.
       label_shift_seconds: Of a ``frames`` grid: how much later than a frame the label is taken that training
-        sees for it: annotators react late. Metrics are of the frames' own annotation all the same.
+        sees for it: annotators react late. Predictions are moved by as much before they are written and
+        scored, on the frames' own annotation.
     """
 
     kind: str = "clip"
@@ -54,6 +55,11 @@ class Grid:
             raise UsageError(f"grid.tokens={self.tokens} is too small; a grid has at least one token")
         if self.kind == "sliding" and not (self.window_seconds > 0 and self.step_seconds > 0):
             raise UsageError("a sliding grid needs a positive window_seconds and step_seconds")
+        if self.label_shift_seconds and self.kind != "frames":
+            raise UsageError(
+                f"grid.label_shift_seconds={self.label_shift_seconds:g} moves the labels of a frames grid; "
+                f"set it to 0 with grid.kind={self.kind!r}"
+            )
         if self.schedule not in ("every_frame", "paper"):
             raise UsageError(f"grid.schedule={self.schedule!r} is unknown; it is every_frame or paper")
         if self.token_step_frames < 1 or self.label_shift_seconds < 0:

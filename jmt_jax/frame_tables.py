@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines import frame_items
 from data_pipelines.errors import UsageError
 from jmt_jax import challenge, frames, logging, run_folder, statistics
 from jmt_jax.experiment import Data, Experiment
@@ -41,7 +42,11 @@ def options(config: Any) -> FrameOptions:
 def facts(config: Any) -> dict[str, Any]:
     """What ``results.json`` says of how the metrics' values were made."""
     chosen = options(config)
-    return {**dataclasses.asdict(chosen), "description": frames.SMOOTHINGS[chosen.smoothing]}
+    return {
+        **dataclasses.asdict(chosen),
+        "description": frames.SMOOTHINGS[chosen.smoothing],
+        "label_shift_seconds": float(config.data.grid.get("label_shift_seconds", 0.0)),
+    }
 
 
 def make_table(data: Data, rows: np.ndarray, logits: np.ndarray, chosen: FrameOptions) -> Predictions:
@@ -178,10 +183,21 @@ def write(
 
 
 def _stitch(data: Data, rows: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, Stitched]:
-    """The rows' recordings, in their order, and one value a frame of each."""
+    """The rows' recordings, in their order, and one value a frame of each.
+
+    Trained on labels of ``grid.label_shift_seconds`` later, a token tells of the frame that is so much later
+    than its own: the first frames of a recording are told of by none.
+    """
     numbers, place = np.unique(data.items.recording[rows], return_inverse=True)
     times = [data.items.recordings[number].annotation.times_seconds for number in numbers]
-    return numbers, frames.stitch(logits, place, data.items.token_frames[rows], times)
+    told = data.items.token_frames[rows]
+    shift = data.grid.label_shift_seconds
+    if shift:
+        told = told.copy()
+        for number, clock in enumerate(times):
+            own = place == number
+            told[own] = frame_items.rows_later(clock, told[own], shift)
+    return numbers, frames.stitch(logits, place, told, times)
 
 
 def _recordings(table: Predictions) -> list[tuple[int, int]]:

@@ -361,6 +361,7 @@ def test_what_cannot_be_is_a_sentence():
         ({"schedule": "all"}, "every_frame or paper"),
         ({"schedule": "paper", "tokens": 4}, "16 tokens 32 frames"),
         ({"label_shift_seconds": -1.0}, "at least 0"),
+        ({"label_shift_seconds": 0.4, "kind": "clip"}, "set it to 0 with grid.kind='clip'"),
     ):
         with pytest.raises(UsageError, match=message):
             Grid(**({"kind": "frames", "tokens": 16} | options))

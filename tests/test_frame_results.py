@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 
 import jax
@@ -14,7 +15,7 @@ from matplotlib.image import imread
 
 from data_pipelines import splits
 from data_pipelines.errors import UsageError
-from data_pipelines.items import Grid, ItemTable
+from data_pipelines.items import Grid, ItemTable, make_items
 from data_pipelines.loader import Loader
 from data_pipelines.recording import Annotation, Recording, StreamSpec
 from data_pipelines.tasks import Task
@@ -179,3 +180,30 @@ def test_wrong_options_are_found_before_training():
         evaluate.check(_experiment(_data(), window=3))
     with pytest.raises(UsageError, match="centred, paper, none"):
         evaluate.check(_experiment(_data(), smoothing="median"))
+
+
+@pytest.mark.parametrize("shift", [0.2, 0.4])
+def test_a_perfect_predictor_of_shifted_labels_scores_1_on_those_that_are_not(tmp_path, shift):
+    """What it says at a frame is of the label ``shift`` later, and goes there before it is scored."""
+    recordings, clocks = [], []
+    for number in range(2):
+        rng = np.random.default_rng(number)
+        times = np.cumsum(rng.uniform(0.03, 0.05, 600))
+        values = 0.8 * np.sin(np.maximum(times - times[0] - shift - 0.1, 0)[:, None] * [1.3, 1.9])
+        annotation = Annotation(NAMES, times, values.astype(np.float32), np.ones((600, 2), bool))
+        recordings.append(Recording(f"video{number}", f"person{number}", {}, annotation))
+        clocks.append(times)
+    prepared = Prepared(recordings)
+    grid = Grid("frames", TOKENS, label_shift_seconds=shift)
+    items = make_items(prepared, TASK, grid)
+    data = Data(prepared, TASK, grid, items, ("features",))
+    said = np.where(items.label_mask, items.labels, np.nan)
+    rows = np.arange(len(items))
+    table = frame_tables.make_table(data, rows, said, frames.FrameOptions())
+    found = metrics.regression(table.labels, table.outputs, table.mask)
+    assert found["ccc_mean"] > 0.9999
+    unmoved = Data(prepared, TASK, dataclasses.replace(grid, label_shift_seconds=0.0), items, ("features",))
+    table = frame_tables.make_table(unmoved, rows, said, frames.FrameOptions())
+    assert metrics.regression(table.labels, table.outputs, table.mask)["ccc_mean"] < 0.98
+    _, stitched = frame_tables._stitch(data, rows, said)  # Nothing is said of what comes before the first.
+    assert (~stitched.predicted[: np.searchsorted(clocks[0], clocks[0][0] + shift - 0.03)]).all()
