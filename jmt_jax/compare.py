@@ -1,10 +1,10 @@
 """Finished runs side by side: ``python -m jmt_jax.compare RUN RUN ... [--metric=auroc]``.
 
-Prints a Markdown table with a line a run: its streams, its fusion, the metric with its interval, and the
-first run's metric minus this one's on the very same people (recordings, where results are by frame), over
-people and seeds: with one seed a side no difference is marked. The controls of the first run follow. Runs
-are refused that do not hold the same people, labels or seeds' folds, since a difference between them would
-say nothing.
+Prints a Markdown table with a line a run: its streams, fusion and checkpoint, the metric with its interval,
+and the first run's metric minus this one's on the very same people (recordings, where results are by frame),
+over people and seeds: with one seed a side no difference is marked. The controls of the first run follow.
+Runs are refused that do not hold the same people, labels or seeds' folds, since a difference between them
+would say nothing.
 """
 
 from __future__ import annotations
@@ -46,8 +46,12 @@ class FinishedRun:
     controls: dict[str, list[Predictions]]
 
 
-def load(folder: Path, part: str = "test") -> FinishedRun:
-    """Reads a finished run.
+def load(folder: Path, part: str = "") -> FinishedRun:
+    """Reads a finished run, or one of its ``evaluations``.
+
+    Args:
+      folder: Its folder.
+      part: The part that was evaluated; "" is the one that its ``eval.split`` names.
 
     Raises:
       BadDataError: There is none, or it has no results about that part.
@@ -55,6 +59,7 @@ def load(folder: Path, part: str = "test") -> FinishedRun:
     if not (folder / "config.json").is_file():
         raise BadDataError(f"{folder} is no run (no config.json); name the --workdir of finished runs")
     config = run_config.get_config(str(folder / "config.json"))
+    part = part or config.eval.get("split", "test")
     suffix = "" if part == "test" else f"_{part}"
     written = results.read(folder / f"results{suffix}.json")
     tables = _tables(folder, written, f"{part}.csv")
@@ -128,20 +133,23 @@ def table(runs: Sequence[FinishedRun], metric_name: str = "", num_resamples: int
     metric, unit = _metric(first.written), first.written["unit"]
     draws = {"num_resamples": num_resamples, "seed": 0}
     lines = [
-        f"| run | streams | fusion | {metric_name} | first minus this, per {unit} |",
-        "| --- | --- | --- | --- | --- |",
+        f"| run | streams | fusion | checkpoint | {metric_name} | first minus this, per {unit} |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
-    rows = [(run.folder.name, run.config.model.streams, run.config.model.fusion, run.tables) for run in runs]
-    rows += [(f"control: {name}", "", "", tables) for name, tables in first.controls.items()]
+    rows = [
+        (run.folder.name, run.config.model.streams, run.config.model.fusion, _checkpoint(run), run.tables)
+        for run in runs
+    ]
+    rows += [(f"control: {name}", "", "", "", tables) for name, tables in first.controls.items()]
     values, differences = [], []
-    for name, streams, fusion, tables in rows:
+    for name, streams, fusion, checkpoint, tables in rows:
         values.append(statistics.estimate(metric, tables, **draws)[metric_name])
         shown = ""
         if len(values) > 1:
             paired = statistics.paired_difference(metric, first.tables, tables, unit="subject")
             differences.append(paired[metric_name])
             shown = _shown(differences[-1]) + (f" {MARK}" if _differs(differences[-1]) else "")
-        lines.append(f"| {name} | {streams} | {fusion} | {_shown(values[-1])} | {shown} |")
+        lines.append(f"| {name} | {streams} | {fusion} | {checkpoint} | {_shown(values[-1])} | {shown} |")
     lines += ["", *_legend(metric_name, unit, len(first.tables), values, differences)]
     classes = (first.written["confusion_matrix"] or {}).get("classes", ())
     said = [one_answer.sentence(run.folder.name, run.tables, classes) for run in runs]
@@ -171,6 +179,16 @@ def _differs(difference: Interval) -> bool:
     return difference.ci95 is not None and not difference.ci95[0] <= 0 <= difference.ci95[1]
 
 
+def _checkpoint(run: FinishedRun) -> str:
+    """Stage and step that were evaluated; of several folds and seeds the lowest and the highest step."""
+    found = [part["checkpoint"] for part in run.written["split"]["parts"] if "checkpoint" in part]
+    if not found:
+        return "unknown"
+    steps = sorted({one["step"] for one in found})
+    shown = str(steps[0]) if len(steps) == 1 else f"{steps[0]} to {steps[-1]}"
+    return f"{found[0]['stage']} {shown}"
+
+
 def _selection(run: FinishedRun) -> str:
     chosen = run.config.eval.select
     return chosen or ("accuracy" if "accuracy" in run.written["metrics"] else "ccc_mean")
@@ -191,7 +209,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--metric", default="", help="which metric (default: the one that selects checkpoints)"
     )
-    parser.add_argument("--split", default="test", help="the part that was evaluated (default: test)")
+    parser.add_argument(
+        "--split", default="", help="the part that was evaluated (default: each run's eval.split)"
+    )
     options = parser.parse_args(arguments)
 
     def work() -> None:

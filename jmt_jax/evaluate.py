@@ -11,12 +11,11 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from data_pipelines.errors import BadDataError, UsageError
+from data_pipelines.errors import UsageError
 from data_pipelines.loader import PADDING
 from jmt_jax import (
     control_models,
     divergence,
-    extract,
     frame_tables,
     logging,
     metrics,
@@ -30,8 +29,7 @@ from jmt_jax import (
     statistics,
     stop,
 )
-from jmt_jax.checkpoint import Checkpoints
-from jmt_jax.experiment import Data, Experiment, make_experiment
+from jmt_jax.experiment import Data, Experiment
 from jmt_jax.models.model import present
 from jmt_jax.runtime import Runtime
 from jmt_jax.statistics import Predictions
@@ -201,50 +199,6 @@ def load_outcome(experiment: Experiment, workdir: Path, part: str = "test") -> O
     controls = control_models.load(workdir / "predictions", part, wanted, written)
     facts = paper_facts.of_results(written)
     return Outcome(experiment.split_facts, table, controls, written["seconds"], facts)
-
-
-def evaluate_checkpoint(
-    config: Any,
-    data: Data,
-    workdir: Path,
-    *,
-    fold: int,
-    seed: int,
-    seconds: Mapping[str, float] | None = None,
-) -> dict[str, Any]:
-    """Evaluates a checkpoint of a run: ``config.eval.checkpoint`` on ``config.eval.split``.
-
-    Raises:
-      BadDataError: There is no such checkpoint.
-    """
-    experiment = make_experiment(config, data, fold=fold, seed=seed)
-    check(experiment)
-    runtime = Runtime.of(config)
-    stage = experiment.stages[-1]
-    folder = run_folder.checkpoints(workdir, stage)
-    if not folder.is_dir():
-        raise BadDataError(
-            f"there is no checkpoint of stage {stage} in {run_folder.named(workdir)}; train first, with "
-            "that --workdir"
-        )
-    checkpoints = Checkpoints(folder, read_only=True)
-    step = checkpoints.find(str(config.eval.checkpoint))
-    like = abstract_variables(experiment, experiment.model("evaluation", None), runtime)
-    variables = checkpoints.restore_variables(step, like)
-    logging.info(f"evaluating checkpoint {step} of stage {stage} on the {config.eval.split} part")
-    checkpoint = paper_facts.checkpoint(experiment, step, paper_facts.value_at(workdir, experiment, step))
-    facts = paper_facts.of_run(experiment, variables, checkpoint)
-    if extract.is_wanted(experiment, stage):
-        experiment = extract.find(experiment, variables)
-    return evaluate_run(
-        experiment,
-        runtime,
-        variables,
-        workdir,
-        part=config.eval.split,
-        seconds=seconds or {},
-        facts=facts,
-    )
 
 
 def abstract_variables(experiment: Experiment, model: nn.Module, runtime: Runtime) -> Params:

@@ -170,8 +170,10 @@ def run() -> None:
 
 def _own_folder(workdir: Path) -> Path:
     """Where the mode writes: whoever looks at a run writes into no file of its training."""
+    from jmt_jax import evaluations
+
     if FLAGS.mode == "eval":
-        return workdir / ("watch" if FLAGS.watch else "evaluations")
+        return workdir / ("watch" if FLAGS.watch else evaluations.FOLDER)
     return workdir
 
 

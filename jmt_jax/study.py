@@ -12,7 +12,7 @@ import jax
 from data_pipelines.errors import UsageError
 from data_pipelines.loader import Shard
 from data_pipelines.splits import fold_words
-from jmt_jax import evaluate, files, logging, part_checks, run_folder, run_record, stop, watch
+from jmt_jax import evaluate, evaluations, files, logging, part_checks, run_folder, run_record, stop, watch
 from jmt_jax.distributed import wait_for_all
 from jmt_jax.experiment import Config, Data, Experiment, make_experiment, open_data
 from jmt_jax.fold_splits import make_split, num_folds
@@ -83,27 +83,16 @@ def run_watch(config: Config, workdir: Path) -> list[dict[str, Any]]:
 
 
 def run_evaluation(config: Config, workdir: Path) -> dict[str, Any]:
-    """Evaluates checkpoints of the runs in ``workdir`` on the part ``eval.split`` again."""
+    """Evaluates checkpoints of the runs in ``workdir`` on the part ``eval.split`` again (`evaluations`)."""
     started = time.monotonic()
     run_record.check_options(config, workdir)
     data = open_data(config)
-    runs = _runs(config, data, workdir)
-    for one in runs:
-        run_record.check(make_experiment(config, data, fold=one.fold, seed=one.seed), one.folder)
-    part, outcomes, written = config.eval.split, [], {}
-    for one in runs:
-        seconds = {"evaluation": time.monotonic() - started}
-        written = evaluate.evaluate_checkpoint(
-            config, data, one.folder, fold=one.fold, seed=one.seed, seconds=seconds
-        )
-        run_folder.share(one.folder)
+    trained = []
+    for one in _runs(config, data, workdir):
         experiment = make_experiment(config, data, fold=one.fold, seed=one.seed)
-        outcomes.append(evaluate.load_outcome(experiment, one.folder, part))
-    if len(runs) > 1:
-        written = evaluate.summarise(
-            config, data, outcomes, workdir, part=part, is_main=jax.process_index() == 0
-        )
-    return written
+        run_record.check(experiment, one.folder)
+        trained.append(evaluations.Trained(experiment, one.folder))
+    return evaluations.run(trained, workdir, started=started)
 
 
 def run_extraction(config: Config, workdir: Path, shard: tuple[int, int] | None) -> None:

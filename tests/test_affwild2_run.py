@@ -72,9 +72,9 @@ def test_the_test_videos_have_challenge_files_with_every_frame(finished):
     written = study.run_evaluation(config, workdir)
     assert written["metrics"]["ccc_mean"]["value"] is None
     recordings = [r for r in open_data(config).prepared.recordings if r.group == "test"]
-    assert len(list((workdir / "challenge").iterdir())) == len(recordings) == 1
+    assert len(list((workdir / "evaluations" / "test_best" / "challenge").iterdir())) == len(recordings) == 1
     for recording in recordings:
-        values = challenge.read(workdir / "challenge" / f"{recording.id}.txt")
+        values = challenge.read(workdir / "evaluations" / "test_best" / "challenge" / f"{recording.id}.txt")
         assert len(values) == len(recording.annotation.values) and np.abs(values).max() <= 1
 
 

@@ -14,6 +14,7 @@ from jmt_jax.statistics import Predictions
 from jmt_jax.trained_backbones import fold_folder
 
 NAMES = ("BL1", "PA4")
+CHECKPOINT = {"stage": "fusion", "step": 90, "metric": "auroc", "part": "validation", "value": 0.5}
 
 
 def write_run(folder, table, control=None, **model):
@@ -22,7 +23,7 @@ def write_run(folder, table, control=None, **model):
     (folder / "config.json").write_text(json.dumps(config))
     tables = [table] if isinstance(table, Predictions) else table
     split = {**make_results()["split"]["parts"][0], "name": "holdout", "folds": 1, "selection": "validation",
-             "warnings": []}  # fmt: skip
+             "warnings": [], "checkpoint": CHECKPOINT}  # fmt: skip
     metrics = {"auroc": results.Interval(0.5, None, 6), "accuracy": results.Interval(0.5, None, 6)}
     controls = {"time": results.Control("The clock alone.", metrics)} if control else {}
     facts = {"name": "biovid", "task": "pain"}
@@ -51,13 +52,13 @@ def test_the_difference_is_the_first_minus_the_other_and_the_controls_follow(tmp
     bad = write_run(tmp_path / "bad", certain(table, 0.1), fusion="concat")
     assert compare.main([str(good), str(bad)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2].startswith("| good | a,b | jmt | 1.000 [-] |")
-    assert lines[3].startswith("| bad | a,b | concat | 0.") and not lines[3].endswith("|  |")
+    assert lines[2].startswith("| good | a,b | jmt | fusion 90 | 1.000 [-] |")
+    assert lines[3].startswith("| bad | a,b | concat | fusion 90 | 0.") and not lines[3].endswith("|  |")
     assert lines[4].startswith("| control: time |")
     assert lines[6] == "auroc: mean over 6 subjects; 6 subjects, 1 seed a run."
     assert "sample" in lines[-1]
-    value, other = (float(line.split("|")[4].split()[0]) for line in lines[2:4])
-    assert value > other and float(lines[3].split("|")[5].split()[0]) > 0
+    value, other = (float(line.split("|")[5].split()[0]) for line in lines[2:4])
+    assert value > other and float(lines[3].split("|")[6].split()[0]) > 0
 
 
 def seeded(share, first, seeds):

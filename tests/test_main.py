@@ -42,7 +42,7 @@ def test_from_nothing_to_results_and_evaluated_again(cache_dir, tmp_path):
     assert "trained: " in (workdir / "parameters_joint.txt").read_text() and "| " not in log
     again = _run("--mode=eval", f"--workdir={workdir}", "--config.eval.split=validation")
     assert again.returncode == 0, again.stderr
-    assert (workdir / "results_validation.json").exists()
+    assert (workdir / "evaluations" / "validation_best" / "results_validation.json").exists()
     before = (workdir / "results.json").read_bytes()
     other = _run("--mode=eval", f"--workdir={workdir}", "--config.protocol.seed=7")
     assert other.returncode == 2 and "protocol.seed" in other.stderr and "Traceback" not in other.stderr

@@ -9,7 +9,7 @@ import tiny
 from data_pipelines.datasets import make_sample
 from data_pipelines.errors import BadDataError, UsageError
 from data_pipelines.prepare import make_reader, prepare
-from jmt_jax import run_record, study
+from jmt_jax import compare, run_record, study
 
 
 def _prepared(config, out, **sample):
@@ -197,7 +197,22 @@ def test_a_run_without_a_record_is_a_sentence(trained, tmp_path):
         path.write_bytes(kept)
 
 
-def test_eval_options_and_moved_data_are_taken(trained):
+def test_an_evaluation_writes_nothing_over(trained, capsys):
     config, workdir = trained
-    study.run_evaluation(_with(config, eval__split="validation"), workdir)
-    assert (workdir / "results_validation.json").exists()
+    before = _files(workdir)
+    first = study.run_evaluation(config, workdir)
+    again = study.run_evaluation(_with(config, eval__num_resamples=20), workdir)
+    moved = shutil.move(config.data.dir, workdir.parent / "moved")
+    study.run_evaluation(_with(config, data__dir=str(moved), eval__split="validation"), workdir)
+    shutil.move(moved, config.data.dir)
+    after = _files(workdir)
+    assert {name: after[name] for name in before} == before
+    folder = workdir / "evaluations"
+    for name, written in (("test_best", first), ("test_best_2", again)):
+        assert json.loads((folder / name / "results.json").read_text()) == written
+    part = json.loads((folder / "validation_best" / "results_validation.json").read_text())
+    step = part["split"]["parts"][0]["checkpoint"]["step"]
+    assert compare.main([str(workdir), str(folder / "test_best")]) == 0
+    assert compare.main([str(folder / "validation_best")]) == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if f"| fusion {step} |" in line]
+    assert len(shown) == 3
