@@ -55,7 +55,7 @@ def test_runs_by_frame_are_compared_over_videos(finished):
     assert lines[3].endswith("0.000 [-] |")  # one seed marks nothing
     assert any("2 recordings, 1 seed a run" in line for line in lines)
     linear = written["controls"]["linear"]["metrics"]["ccc_mean"]["value"]
-    assert any(line.startswith(f"| control: linear |  |  | {linear:.3f}") for line in lines)
+    assert any(line.startswith(f"| control: linear |  |  |  | {linear:.3f}") for line in lines)
 
 
 def test_the_same_command_again_repeats_nothing(finished):
