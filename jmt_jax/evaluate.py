@@ -13,6 +13,7 @@ import numpy as np
 
 from data_pipelines.errors import UsageError
 from data_pipelines.loader import PADDING
+from data_pipelines.normalise import LOOKS_AHEAD
 from jmt_jax import (
     control_models,
     divergence,
@@ -317,7 +318,7 @@ def _facts(data: Data, config: Any) -> dict[str, Any]:
         "normalisation": {
             stream: {
                 "mode": config.data.streams[stream].get("normalise", "none"),
-                "looked_ahead": config.data.streams[stream].get("normalise", "none") == "subject",
+                "looked_ahead": config.data.streams[stream].get("normalise", "none") in LOOKS_AHEAD,
             }
             for stream in data.streams
             if data.prepared.streams[stream].kind == "samples"

@@ -21,6 +21,10 @@ DIFFERENCES = (
     "outside is a difference between the methods (of the pooled figures: paired_differences)"
 )
 _WITHIN = " (subject)"
+SEES_FUTURE = (
+    "{streams} of test subjects {verb} normalised with all of their recordings, which looks ahead: no live "
+    "use could do so (--config.data.streams.<stream>.normalise=subject_past sees the past alone)."
+)
 
 
 def lines(written: Mapping[str, Any]) -> list[str]:
@@ -42,6 +46,19 @@ def lines(written: Mapping[str, Any]) -> list[str]:
     said += [f"  no interval of {', '.join(names)}: {reason}" for reason, names in reasons.items() if reason]
     said += [f"  {sentence}" for sentence in explanations(written["metrics"], unit)]
     return said + ([f"  {DIFFERENCES.format(unit=unit)}"] if differences else [])
+
+
+def sees_future(written: Mapping[str, Any]) -> str:
+    """The sentence on what results know of test subjects' future; "" where they know nothing of it.
+
+    Args:
+      written: What ``results.json`` holds.
+    """
+    found = written["data"].get("normalisation", {})
+    streams = [stream for stream, one in found.items() if one["looked_ahead"]]
+    if not streams:
+        return ""
+    return SEES_FUTURE.format(streams=" and ".join(streams), verb="was" if len(streams) == 1 else "were")
 
 
 def _table(written: Mapping[str, Any], unit: str) -> list[list[str]]:

@@ -96,6 +96,9 @@ def build(
             "sample": sample,
             "warning": warning or None,
             "unit": unit,
+            "sees_future_of_test_subjects": any(
+                found["looked_ahead"] for found in data.get("normalisation", {}).values()
+            ),
             "metrics": _with_rows(_intervals(metrics), rows or {}),
             "per_subject": per_subject,
             "confusion_matrix": confusion_matrix,

@@ -20,6 +20,8 @@ def log(written: Mapping[str, Any], part: str, place: str) -> None:
     """
     if written["warning"]:
         logging.warning(written["warning"])
+    if words := result_words.sees_future(written):
+        logging.warning(words)
     for run in written["split"]["parts"]:
         which = f"{fold_words(run['fold'], written['split']['folds'])}, seed {run['seed']}"
         if "shuffled_labels" in run:

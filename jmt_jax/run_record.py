@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_pipelines import identity, splits
 from data_pipelines.errors import BadDataError, UsageError
 from jmt_jax import files, run_folder
@@ -150,7 +152,20 @@ def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
         keys = sorted({*recorded["fingerprints"], *now["fingerprints"]})
         changed = [key for key in keys if recorded["fingerprints"].get(key) != now["fingerprints"].get(key)]
         found.append(f"the prepared data have another fingerprint ({', '.join(changed)})")
+    if not _same_constants(recorded.get("normalisers", {}), now["normalisers"]):
+        found.append("the constants of its normalisation are others")
     return found
+
+
+def _same_constants(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether they are equal but for the last digits, in which processors differ."""
+    if set(recorded) != set(now):
+        return False
+    pairs = [(recorded[stream][name], now[stream][name]) for stream in now for name in now[stream]]
+    return all(
+        len(old) == len(new) and np.allclose(np.array(old, float), np.array(new, float), equal_nan=True)
+        for old, new in pairs
+    )
 
 
 def check_options(config: Config, folder: Path) -> None:

@@ -70,6 +70,17 @@ def seeded(share, first, seeds):
     return tables
 
 
+def test_a_run_that_looks_ahead_is_named(tmp_path):
+    table = make_table()
+    runs = [write_run(tmp_path / name, table) for name in ("past", "future")]
+    written = results.read(runs[1] / "results.json")
+    written["data"]["normalisation"] = {"body": {"mode": "subject", "looked_ahead": True}}
+    results.write(runs[1] / "results.json", written)
+    lines = compare.table([compare.load(run) for run in runs]).splitlines()
+    assert any(line.startswith("future: body of test subjects was normalised") for line in lines)
+    assert not any(line.startswith("past: ") for line in lines)
+
+
 def test_with_one_seed_a_side_nothing_is_marked(tmp_path, capsys):
     write_run(tmp_path / "good", seeded(0.9, 0, 1)[0])
     write_run(tmp_path / "bad", seeded(0.0, 1, 1)[0])

@@ -155,6 +155,16 @@ def _other_constants(record):
     record["normalisers"]["skin_conductance"]["deviation"][0] += 1
 
 
+def test_other_constants_of_normalisation_are_refused(trained):
+    config, workdir = trained
+    path, kept = _change(workdir, _other_constants)
+    try:
+        with pytest.raises(UsageError, match="constants of its normalisation are others"):
+            study.run_evaluation(config, workdir)
+    finally:
+        path.write_bytes(kept)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [

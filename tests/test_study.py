@@ -12,7 +12,7 @@ import pytest
 import tiny
 
 from data_pipelines.errors import Interrupted, UsageError
-from jmt_jax import evaluate, results, stage, stop, study, train
+from jmt_jax import evaluate, result_words, results, stage, stop, study, train
 from jmt_jax.checkpoint import Checkpoints
 from jmt_jax.experiment import make_experiment, open_data
 from jmt_jax.models.model import BACKBONES, FUSIONS
@@ -110,6 +110,8 @@ def test_folds_and_seeds_make_one_result_with_controls(cache_dir, tmp_path):
     assert set(written["controls"]) == {"majority", "one_number", "linear", "time"}
     assert "model - time (subject)" in written["paired_differences"]
     assert written["data"]["normalisation"]["skin_conductance"] == {"mode": "subject", "looked_ahead": True}
+    assert written["sees_future_of_test_subjects"] is True
+    assert "skin_conductance of test subjects was normalised with all" in result_words.sees_future(written)
     assert sorted(path.name for path in tmp_path.glob("fold_*")) == [f"fold_{fold}_seed_0" for fold in (0, 1)]
 
 
