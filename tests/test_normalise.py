@@ -92,6 +92,24 @@ def test_what_comes_after_a_window_changes_it_only_where_that_is_said(mode, grid
     assert np.array_equal(before, after) != (mode in LOOKS_AHEAD)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_no_later_sample_changes_a_window_of_the_past(seed):
+    """``subject_past``, with gaps and a channel that begins late, wherever the change begins."""
+    rng = np.random.default_rng(seed)
+    mine = _signal(seed)
+    mine[rng.random(len(mine)) < 0.2] = np.nan
+    mine[: rng.integers(70), 1] = np.nan
+    changed = mine.copy()
+    cut = int(rng.integers(30, 190))
+    changed[cut:] = np.where(rng.random((len(mine) - cut, 2)) < 0.3, np.nan, 1e3)
+    starts = np.arange(0, cut / RATE_HZ - SLIDING.window_seconds + 1e-9, 0.25)
+    for start in starts:
+        before, after = (_read((one, mine), "subject_past", SLIDING, start) for one in (mine, changed))
+        np.testing.assert_array_equal(before[0], after[0])
+        np.testing.assert_array_equal(before[1], after[1])
+    assert len(starts) > 1
+
+
 @pytest.mark.parametrize("value", [np.nan, 33.25])
 @pytest.mark.parametrize("mode", ["centred", "train"])
 def test_a_channel_without_deviation_in_training_is_masked(mode, value):
