@@ -46,7 +46,7 @@ from benchmarks.affwild2_files import (  # noqa: E402
 )
 from benchmarks.memory import peak_mib  # noqa: E402
 from benchmarks.shares import Shares  # noqa: E402
-from data_pipelines import frame_windows, prepare, storage, windows  # noqa: E402
+from data_pipelines import command_line, frame_windows, prepare, storage, windows  # noqa: E402
 from data_pipelines.loader import PADDING, BlockOrder, Loader  # noqa: E402
 from data_pipelines.media import audio, spectrogram, video  # noqa: E402
 from data_pipelines.readers.affwild2 import Affwild2  # noqa: E402
@@ -340,13 +340,19 @@ def run_row(row: str, files: Files, arguments: argparse.Namespace, *, capture: b
 
 def main() -> None:
     """Runs each row in a process of its own, which makes its files where they are not there."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = command_line.Parser(description=__doc__.partition("\n")[0])
     parser.add_argument(
         "--row", help=f"only this one: {', '.join(ROWS)} (default: {', '.join(DEFAULT_ROWS)})"
     )
-    parser.add_argument("--rounds", type=int, default=5, help="times that both loaders run (default: 5)")
-    parser.add_argument("--blocks", type=int, default=3, help="blocks of 512 frames that they load (3)")
-    parser.add_argument("--hosts", type=int, default=16, help="hosts to plan for beside this one (16)")
+    parser.add_argument(
+        "--rounds", type=command_line.whole(1), default=5, help="times that both loaders run (default: 5)"
+    )
+    parser.add_argument(
+        "--blocks", type=command_line.whole(1), default=3, help="blocks of 512 frames that they load (3)"
+    )
+    parser.add_argument(
+        "--hosts", type=command_line.whole(1), default=16, help="hosts to plan for beside this one (16)"
+    )
     parser.add_argument("--files", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.row not in (None, *ROWS, *PARTS):

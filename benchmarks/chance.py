@@ -14,7 +14,6 @@ CCC pooled over frames, mean of the outputs, for values. The interval is Student
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.stats
 
+from data_pipelines import command_line
 from data_pipelines.datasets import default_cache_dir
 from jmt_jax import control_models, metrics
 from jmt_jax.experiment import Config, Data, make_experiment, open_data
@@ -123,11 +123,13 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seeds", type=int, default=20)
+    parser = command_line.Parser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seeds", type=command_line.whole(2), default=20)
     parser.add_argument("--grids", default=",".join(GRIDS))
     parser.add_argument("--cache_dir", type=Path, default=None)
     options = parser.parse_args()
+    if unknown := [grid for grid in options.grids.split(",") if grid not in GRIDS]:
+        parser.error(f"--grids names {unknown[0]!r}; grids are {', '.join(GRIDS)}")
     for grid in options.grids.split(","):
         measure(grid, options.seeds, options.cache_dir or default_cache_dir())
 

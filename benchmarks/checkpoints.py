@@ -9,7 +9,6 @@ the rates and their ratio, median and range over the rounds. Nothing is asserted
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.a_stage import TrainingStage, fresh_variables, shipped_config  # noqa: E402
+from data_pipelines import command_line  # noqa: E402
 from jmt_jax.checkpoint import Checkpoints  # noqa: E402
 from jmt_jax.experiment import make_experiment, open_data  # noqa: E402
 from jmt_jax.runtime import Runtime  # noqa: E402
@@ -48,15 +48,24 @@ def steps_per_second(stage: TrainingStage, steps: int, every: int, checkpoints: 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="biovid", help="name of a file in configs/")
     parser.add_argument("--stage", default="joint")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=200, help="of a round")
-    parser.add_argument("--every", type=int, default=50, help="steps between two checkpoints")
+    parser.add_argument("--rounds", type=command_line.whole(1), default=7)
+    parser.add_argument("--steps", type=command_line.whole(1), default=200, help="of a round")
+    parser.add_argument(
+        "--every", type=command_line.whole(1), default=50, help="steps between two checkpoints"
+    )
     parser.add_argument("--cache_dir", default="", help="where the sample is kept; if empty, nowhere")
     given = parser.parse_args()
-    if given.every < 1 or given.steps % given.every:
+    known = sorted(path.stem for path in (Path(__file__).resolve().parents[1] / "configs").glob("[a-z]*.py"))
+    if given.config not in known:
+        parser.error(f"--config={given.config} is not in configs/; it is one of {', '.join(known)}")
+    training = shipped_config(given.config, "sample", given.cache_dir).training.to_dict()
+    stages = [name for name, options in training.items() if isinstance(options, dict)]
+    if given.stage not in stages:
+        parser.error(f"--stage={given.stage} is none of {given.config}; it is one of {', '.join(stages)}")
+    if given.steps % given.every:
         parser.error(f"--steps={given.steps} is no multiple of --every={given.every}")
     with tempfile.TemporaryDirectory() as folder:
         config = shipped_config(given.config, "sample", given.cache_dir or folder)

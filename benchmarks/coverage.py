@@ -13,7 +13,6 @@ ends with code 1 and names it where one is out of that by more than twice the er
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ import scipy.stats
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import coverage_people as people  # noqa: E402
+from data_pipelines import command_line  # noqa: E402
 from jmt_jax import differences, intervals, statistics  # noqa: E402
 
 NUMBERS = (3, 5, 8, 10, 28, 87)
@@ -230,11 +230,16 @@ def _differs_by_people(a: np.ndarray, b: np.ndarray) -> bool:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--repetitions", type=int, default=2000, help="draws of each line (default: 2000)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = command_line.Parser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--repetitions", type=command_line.whole(2), default=2000, help="draws of each line (default: 2000)"
+    )
+    parser.add_argument("--seed", type=command_line.whole(0), default=0)
     parser.add_argument("--only", default="", help="the metrics whose name holds this; 'seeds' for those")
     options = parser.parse_args()
+    names = ["auroc_pooled", "ccc pcc rmse", "seeds", *(case.metric for case in people.COUNTED)]
+    if not any(options.only in name for name in names):
+        parser.error(f"--only={options.only} is in no name; names are {', '.join(dict.fromkeys(names))}")
     generator, started = np.random.default_rng(options.seed), time.monotonic()
     print(f"| metric | people | number | coverage | given | {' | '.join(_OTHERS)} |")
     print("| --- | --- | --- | --- | --- | --- | --- |")

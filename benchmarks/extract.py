@@ -9,7 +9,6 @@ included, in one process on the same items. Prints one JSON line. Nothing is ass
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.a_stage import TrainingStage, fresh_variables, shipped_config  # noqa: E402
+from data_pipelines import command_line  # noqa: E402
 from jmt_jax import extract  # noqa: E402
 from jmt_jax.experiment import Experiment, make_experiment, open_data  # noqa: E402
 from jmt_jax.runtime import Runtime  # noqa: E402
@@ -109,11 +109,13 @@ def extraction_table(folder: Path, release_frames: int, hosts: int) -> list[tupl
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=_VIDEO_SECONDS, help="length of a video")
-    parser.add_argument("--batch_size", type=int, default=_BATCH_SIZE)
-    parser.add_argument("--raw_steps", type=int, default=2)
-    parser.add_argument("--feature_steps", type=int, default=50)
+    parser = command_line.Parser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--seconds", type=command_line.above_zero, default=_VIDEO_SECONDS, help="length of a video"
+    )
+    parser.add_argument("--batch_size", type=command_line.whole(1), default=_BATCH_SIZE)
+    parser.add_argument("--raw_steps", type=command_line.whole(1), default=2)
+    parser.add_argument("--feature_steps", type=command_line.whole(1), default=50)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as cache_dir:
         config = paper_config(cache_dir, given.seconds, given.batch_size)

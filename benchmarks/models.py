@@ -34,6 +34,7 @@ from flax import linen as nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.memory import peak_mib  # noqa: E402
+from data_pipelines import command_line  # noqa: E402
 from jmt_jax.models import BACKBONES  # noqa: E402
 from jmt_jax.models.fusion import JMT  # noqa: E402
 from jmt_jax.models.layers import Conv3D, Linear  # noqa: E402
@@ -269,8 +270,10 @@ def line(row: str, found: dict[str, float]) -> tuple[str, ...]:
 def main() -> None:
     """Measures every row in a process of its own and prints the table."""
     rows = [*NETWORKS, *FUSIONS]
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="times that each is measured (default: 5)")
+    parser = command_line.Parser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--rounds", type=command_line.whole(1), default=5, help="times that each is measured (default: 5)"
+    )
     parser.add_argument("--row", choices=rows, help="measure this row only")
     parser.add_argument("--measure", choices=rows, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

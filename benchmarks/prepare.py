@@ -26,7 +26,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.memory import peak_mib  # noqa: E402
-from data_pipelines import storage  # noqa: E402
+from data_pipelines import command_line, storage  # noqa: E402
 from data_pipelines.media import video  # noqa: E402
 from data_pipelines.media.video_writing import write_video  # noqa: E402
 from data_pipelines.readers.biovid import BioVid  # noqa: E402
@@ -103,10 +103,17 @@ def measure(root: Path, rounds: int) -> dict[str, float]:
 
 def main() -> None:
     """Makes the clips, measures in a process of its own, prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--clips", type=int, default=3, help="clips to make (default: 3)")
-    parser.add_argument("--rounds", type=int, default=5, help="times that each is decoded both ways (5)")
-    parser.add_argument("--crf", type=int, default=23, help="x264's quality, lower is larger (default: 23)")
+    parser = command_line.Parser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--clips", type=command_line.whole(1), default=3, help="clips to make (default: 3)")
+    parser.add_argument(
+        "--rounds", type=command_line.whole(1), default=5, help="times that each is decoded both ways (5)"
+    )
+    parser.add_argument(
+        "--crf",
+        type=command_line.whole(0, 51),
+        default=23,
+        help="x264's quality, lower is larger (default: 23)",
+    )
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 
-from data_pipelines import reader_options
+from data_pipelines import command_line, reader_options
 from data_pipelines.errors import UsageError
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line's options, with those of every reader."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m data_pipelines.prepare",
         description="Turns a raw data set into a prepared one that training reads. Interrupted at any "
         "moment, the same command goes on where it was.",

@@ -9,7 +9,6 @@ would say nothing.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import endings, program
+from data_pipelines import command_line, endings, program
 from data_pipelines.errors import BadDataError, UsageError
 from jmt_jax import frame_tables, one_answer, result_words, results, run_config, statistics
 from jmt_jax.statistics import Interval, Predictions
@@ -59,6 +58,10 @@ def load(folder: Path, part: str = "") -> FinishedRun:
     if not (folder / "config.json").is_file():
         raise BadDataError(f"{folder} is no run (no config.json); name the --workdir of finished runs")
     config = run_config.get_config(str(folder / "config.json"))
+    for key in ("model.streams", "model.fusion", "eval.select"):
+        group, name = key.split(".")
+        if name not in config.get(group, {}):
+            raise BadDataError(f"{folder}/config.json has no key {key}; {run_config.ADVICE}")
     part = part or config.eval.get("split", "test")
     suffix = "" if part == "test" else f"_{part}"
     written = results.read(folder / f"results{suffix}.json")
@@ -206,7 +209,7 @@ def _shown(interval: Interval) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m jmt_jax.compare", description=__doc__.partition("\n")[0])
+    parser = command_line.Parser(prog="python -m jmt_jax.compare", description=__doc__.partition("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of finished runs")
     parser.add_argument(
         "--metric", default="", help="which metric (default: the one that selects checkpoints)"

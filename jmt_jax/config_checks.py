@@ -17,7 +17,7 @@ from data_pipelines.errors import UsageError
 from data_pipelines.items import Grid
 from data_pipelines.reader_options import make_reader
 from data_pipelines.tasks import find_task
-from jmt_jax import addresses, config_rules, evaluate, stage
+from jmt_jax import addresses, config_rules, evaluate, stage, weights
 from jmt_jax.experiment import (
     Config,
     Data,
@@ -76,11 +76,18 @@ def check_models(experiment: Experiment, runtime: Runtime) -> None:
 
     Raises:
       UsageError: Shapes do not go together; the message says which.
+      BadDataError: Nor do those of a file of weights.
     """
     try:
-        evaluate.abstract_variables(experiment, experiment.model("evaluation"), runtime)
+        variables = evaluate.abstract_variables(experiment, experiment.model("evaluation"), runtime)
     except (ValueError, TypeError) as error:
         raise _cannot_be_built(f"fusion {experiment.config.model.fusion!r}", error) from error
+    variables = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
+    for stream, part, path in experiment.initial_weights("evaluation"):
+        if stream:
+            weights.apply_weights(variables, stream, path, part=part)
+        else:
+            weights.apply_fusion_weights(variables, path)
 
 
 def _check_numbers(config: Config) -> None:
@@ -124,6 +131,7 @@ def _check_files(experiment: Experiment) -> None:
                 raise UsageError(
                     f"{key}={path} is no file that is there; give one of python -m jmt_jax.convert, or ''"
                 )
+            weights.load_weights(path)
     source = experiment.config.training.backbones_from
     if source and not (addresses.path_of(source) / "config.json").is_file():
         raise UsageError(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import endings, program
+from data_pipelines import command_line, endings, program
 from data_pipelines.errors import BadDataError, UsageError
 from jmt_jax import torch_files, torch_names
 from jmt_jax.torch_networks import BACKBONE, COUNTERS, NETWORKS, Network, Plan
@@ -311,7 +311,7 @@ def _arrays(tree: Mapping[str, Any]) -> list[np.ndarray]:
 def _parser() -> argparse.ArgumentParser:
     width = max(map(len, NETWORKS))
     known = "\n".join(f"  {name:{width}}  {entry.summary}" for name, entry in NETWORKS.items())
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m jmt_jax.convert",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -97,7 +97,7 @@ def parse(argv: list[str]) -> None:
     Raises:
       UsageError: A flag, a configuration key or a value is wrong; the message names the nearest known one.
     """
-    if config_flag := _given(argv, "config"):
+    if (config_flag := _given(argv, "config")) is not None:
         # ml_collections reads the overrides from sys.argv itself.
         argv = sys.argv = settings.spread(argv, settings.load(config_flag))
     try:

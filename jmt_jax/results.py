@@ -144,13 +144,8 @@ def read(path: Path) -> dict[str, Any]:
         raise BadDataError(
             f"no results at {path}; expected the file that a run writes at its end. Run it first."
         )
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadDataError(
-            f"{path} is no JSON ({error}); expected results. Run the evaluation again."
-        ) from None
-    version = results.get("schema_version", SCHEMA_VERSION) if isinstance(results, dict) else SCHEMA_VERSION
+    results = files.read_object(path, "run the evaluation again")
+    version = results.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         raise BadDataError(
             f"{path} has results of version {version}, expected {SCHEMA_VERSION}: another version of this "
@@ -223,8 +218,11 @@ def load_predictions(path: Path) -> tuple[Predictions, tuple[str, ...]]:
         raise BadDataError(
             f"no predictions at {path}; expected a CSV that a run wrote. Run the evaluation first."
         )
-    with path.open(newline="", encoding="utf-8") as file:
-        header, *lines = list(csv.reader(file)) or [[]]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *lines = list(csv.reader(file)) or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadDataError(f"{path} is damaged ({error}). Run the evaluation again.") from error
     kind = "logit" if any(name.startswith("logit_") for name in header) else "output"
     names = tuple(name.removeprefix(f"{kind}_") for name in header if name.startswith(f"{kind}_"))
     for label_columns in (["label"], [f"label_{name}" for name in names]):

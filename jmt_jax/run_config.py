@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 from ml_collections import config_dict
 
-from jmt_jax import addresses
+from jmt_jax import addresses, files
+
+ADVICE = "bring back the file as the run wrote it, or train again in a new --workdir"
 
 
 def get_config(path: str) -> config_dict.ConfigDict:
@@ -14,6 +14,9 @@ def get_config(path: str) -> config_dict.ConfigDict:
 
     Args:
       path: Of the ``config.json``.
+
+    Raises:
+      BadDataError: It is damaged.
     """
 
     def restore(value):
@@ -21,4 +24,4 @@ def get_config(path: str) -> config_dict.ConfigDict:
             return {key: restore(item) for key, item in value.items()}
         return tuple(restore(item) for item in value) if isinstance(value, list) else value
 
-    return config_dict.ConfigDict(restore(json.loads(addresses.path_of(path).read_text())))
+    return config_dict.ConfigDict(restore(files.read_object(addresses.path_of(path), ADVICE)))

@@ -16,7 +16,7 @@ import numpy as np
 
 from data_pipelines import identity, splits
 from data_pipelines.errors import BadDataError, UsageError
-from jmt_jax import files, run_folder
+from jmt_jax import files, run_config, run_folder
 from jmt_jax.experiment import Config, Experiment
 
 FILE = "record.json"
@@ -178,7 +178,7 @@ def check_options(config: Config, folder: Path) -> None:
     if not path.is_file():
         raise UsageError(f"there is no run in {run_folder.named(folder)}: it has no config.json")
     old, new = (
-        flat(json.loads(path.read_text(encoding="utf-8"))),
+        flat(files.read_object(path, run_config.ADVICE)),
         flat(json.loads(json.dumps(config.to_dict()))),
     )
     changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and not _is_free(key)]

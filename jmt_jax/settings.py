@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.errors import UsageError
-from jmt_jax import config_comments
+from data_pipelines.errors import BadDataError, UsageError
+from jmt_jax import config_comments, config_keys
 
 ALL_STAGES = "training.all"
 _OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=(.*))?", re.DOTALL)
@@ -23,7 +23,8 @@ def load(config_flag: str) -> Any:
     """The configuration that ``--config=FILE[:VARIANT]`` names, before any key is set.
 
     Raises:
-      UsageError: There is no such file or variant, or the file is no configuration.
+      UsageError: There is no such file or variant, the file is no configuration, or it lacks a key.
+      BadDataError: It is that of a run, and damaged.
     """
     path, _, argument = config_flag.partition(":")
     if not Path(path).is_file():
@@ -44,9 +45,19 @@ def load(config_flag: str) -> Any:
             "function get_config, as in configs/"
         ) from error
     try:
-        return get_config(argument) if argument else get_config()
-    except ValueError as error:
+        config = get_config(argument) if argument else get_config()
+        tree = config.to_dict()
+    except (UsageError, BadDataError):
+        raise
+    except ValueError as error:  # what the shipped files say of a variant that they do not know
         raise UsageError(f"{config_flag}: {error}") from error
+    except Exception as error:
+        raise UsageError(
+            f"get_config of {config_flag} fails: {type(error).__name__}: {error}; expected a ConfigDict, as "
+            "from those in configs/"
+        ) from error
+    config_keys.check(tree, argument if path.endswith("run_config.py") else path)
+    return config
 
 
 def spread(argv: Sequence[str], config: Any) -> list[str]:

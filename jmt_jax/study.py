@@ -12,7 +12,18 @@ import jax
 from data_pipelines.errors import UsageError
 from data_pipelines.loader import Shard
 from data_pipelines.splits import fold_words
-from jmt_jax import evaluate, evaluations, files, logging, part_checks, run_folder, run_record, stop, watch
+from jmt_jax import (
+    evaluate,
+    evaluations,
+    files,
+    logging,
+    part_checks,
+    run_config,
+    run_folder,
+    run_record,
+    stop,
+    watch,
+)
 from jmt_jax.distributed import wait_for_all
 from jmt_jax.experiment import Config, Data, Experiment, make_experiment, open_data
 from jmt_jax.fold_splits import make_split, num_folds
@@ -144,8 +155,8 @@ def _write_config(config: Config, workdir: Path) -> None:
     """Writes ``config.json``; refuses to go on with a run that has another configuration."""
     path = workdir / "config.json"
     text = json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
-    if path.exists() and path.read_text() != text:
-        old, new = flat(json.loads(path.read_text())), flat(json.loads(text))
+    if path.exists() and path.read_bytes() != text.encode():
+        old, new = flat(files.read_object(path, run_config.ADVICE)), flat(json.loads(text))
         changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
         raise UsageError(
             f"{run_folder.named(workdir)} holds a run with another configuration (different: "

@@ -13,7 +13,7 @@ from etils import epath
 
 from data_pipelines import splits
 from data_pipelines.errors import BadDataError, UsageError
-from jmt_jax import addresses, run_folder, run_record
+from jmt_jax import addresses, config_keys, files, run_config, run_folder, run_record
 from jmt_jax.experiment import Experiment
 
 _MOST_NAMED = 5
@@ -55,7 +55,8 @@ def find(experiment: Experiment, stage: str) -> epath.Path | None:
         return None
     if not (source / "config.json").is_file():
         raise BadDataError(f"training.backbones_from={source} is no run (no config.json); name a workdir")
-    theirs = json.loads((source / "config.json").read_text())
+    theirs = files.read_object(source / "config.json", run_config.ADVICE)
+    config_keys.check(theirs, f"{source}/config.json")
     ours = json.loads(json.dumps(config.to_dict()))
     found, wanted = _relevant(theirs, stage), _relevant(ours, stage)
     different = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]

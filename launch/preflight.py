@@ -20,18 +20,21 @@ import socket
 import sys
 import time
 import uuid
-from typing import Any
+from typing import Any, NoReturn
 
 _PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 _MESSAGE_BYTES = 8192
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"preflight: {message}; see --help\n")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", metavar="DIR", help="a folder that all processes have to see")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where nothing says it")
     parser.add_argument("--process_id", type=int)
