@@ -147,11 +147,12 @@ def test_a_wrong_input_is_a_sentence(given, cache_dir, monkeypatch, command, arg
     monkeypatch.setenv("JMT_CACHE_DIR", str(cache_dir))
     if command == "jmt_jax.main" and arguments and not any("workdir" in one for one in arguments):
         arguments = [*arguments, "--workdir={}/run"]
-    before = sorted(path.name for path in given.iterdir())
+    before = {path.name for path in given.iterdir()}
     ended = start(command, *(one.replace("{}", str(given)) for one in arguments))
     one_sentence(ended, words.replace("{}", str(given)))
-    assert sorted(path.name for path in given.iterdir()) == before
-    assert list((given / "empty").iterdir()) == []
+    # A run whose data turn out to be none leaves its log, and claims nothing.
+    assert {path.name for path in given.iterdir()} - {"run"} == before - {"run"}
+    assert not (given / "run" / "config.json").exists() and list((given / "empty").iterdir()) == []
 
 
 def test_every_command_is_walked():
