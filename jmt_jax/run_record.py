@@ -152,13 +152,13 @@ def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
         keys = sorted({*recorded["fingerprints"], *now["fingerprints"]})
         changed = [key for key in keys if recorded["fingerprints"].get(key) != now["fingerprints"].get(key)]
         found.append(f"the prepared data have another fingerprint ({', '.join(changed)})")
-    if not _same_constants(recorded.get("normalisers", {}), now["normalisers"]):
+    if not same_constants(recorded.get("normalisers", {}), now["normalisers"]):
         found.append("the constants of its normalisation are others")
     return found
 
 
-def _same_constants(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether they are equal but for the last digits, in which processors differ."""
+def same_constants(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether the ``normalisers`` of two records are equal but for the last digits (another processor)."""
     if set(recorded) != set(now):
         return False
     pairs = [(recorded[stream][name], now[stream][name]) for stream in now for name in now[stream]]

@@ -6,6 +6,7 @@ Fusions are compared over the very same frozen backbones, and each backbone is t
 from __future__ import annotations
 
 import json
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,10 @@ def check_people(ours: dict[str, Any], theirs: dict[str, Any], named: str) -> No
         ("data", lambda record: record["fingerprints"]),
         ("fold or seed", lambda record: (record["protocol"], record["fold"], record["seed"])),
         ("parts", lambda record: {part: found["recordings"] for part, found in record["parts"].items()}),
-        ("constants of normalisation", lambda record: [record["normalisers"][one] for one in streams]),
+        ("constants of normalisation", lambda record: {one: record["normalisers"][one] for one in streams}),
     ):
-        if of(ours) != of(theirs):
+        same = run_record.same_constants if what.startswith("constants") else operator.eq
+        if not same(of(ours), of(theirs)):
             raise UsageError(
                 f"{named} has other {what} than this run (by its {run_record.FILE}); give the same data and "
                 "protocol, or train the backbones here: --config.training.backbones_from="
