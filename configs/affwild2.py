@@ -187,6 +187,7 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config.eval.split = "validation"  # the test videos' labels are not published
     config.eval.select = ""  # validation metric that chooses the checkpoint; "" is ccc_mean
     config.eval.checkpoint = "best"  # last, or a step
+    config.eval.data_dir = ""  # of --mode=eval: other recordings, without people whom the run has seen
     config.eval.global_batch_size = 16
     config.eval.num_resamples = 1000
     config.eval.frames = {

@@ -177,6 +177,7 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config.eval.split = "test"
     config.eval.select = ""  # validation metric that chooses the checkpoint; "" is accuracy (ccc_mean)
     config.eval.checkpoint = "best"  # last, or a step
+    config.eval.data_dir = ""  # of --mode=eval: other recordings, without people whom the run has seen
     config.eval.global_batch_size = 32
     config.eval.num_resamples = 1000
     if variant == "paper":

@@ -172,6 +172,7 @@ def get_config() -> config_dict.ConfigDict:
     config.eval.split = "test"
     config.eval.select = "auroc"  # validation metric that chooses the checkpoint; "" is accuracy (ccc_mean)
     config.eval.checkpoint = "best"
+    config.eval.data_dir = ""  # of --mode=eval: other recordings, without people whom the run has seen
     config.eval.global_batch_size = 128
     config.eval.num_resamples = 1000
     return config

@@ -57,6 +57,11 @@ def check(config: Config, runtime: Runtime | None = None, *, trains: bool = True
     _check_stages(experiment)
     _check_data(config)
     if trains:
+        if config.eval.get("data_dir", ""):
+            raise UsageError(
+                f"eval.data_dir={config.eval.data_dir!r} is for --mode=eval: other recordings than the run's "
+                "own, which are in data.dir; leave it out"
+            )
         _check_files(experiment)
     if runtime is not None:
         _check_batches(experiment, runtime, experiment.stages if trains else ())

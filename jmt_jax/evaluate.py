@@ -224,16 +224,19 @@ def summarise(
     Args:
       config: The configuration.
       data: The data set.
-      outcomes: One a fold and seed; the folds of a seed are joined, the seeds averaged.
+      outcomes: One a fold and seed; the folds of a seed are joined, the seeds averaged. On other recordings
+        than the run's own both are averaged.
       workdir: Where the files go.
       part: Which part the outcomes are of.
       is_main: Whether this process writes.
     """
     metric = _metric(data)
     draws = {"num_resamples": config.eval.num_resamples, "seed": 0}
-    by_seed: dict[int, list[Outcome]] = {}
+    by_seed: dict[tuple[int, int], list[Outcome]] = {}
     for outcome in outcomes:
-        by_seed.setdefault(outcome.split["seed"], []).append(outcome)
+        # Of other recordings every fold predicts all.
+        key = (outcome.split["seed"], outcome.split["fold"] if data.other else 0)
+        by_seed.setdefault(key, []).append(outcome)
     runs = [statistics.join([outcome.table for outcome in group]) for group in by_seed.values()]
     variants = {}
     if data.has_frames:
@@ -325,6 +328,7 @@ def _facts(data: Data, config: Any) -> dict[str, Any]:
         },
         "labels_shuffled": config.data.shuffle_labels or "no",
         **frames,
+        **({"other": dict(data.other)} if data.other else {}),
     }
 
 

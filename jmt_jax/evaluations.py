@@ -1,4 +1,4 @@
-"""``--mode=eval``: checkpoints of a run again, on a part of its split.
+"""``--mode=eval``: checkpoints of a run again, on a part of its split or on other recordings.
 
 Nothing that is there is written over. Every evaluation has a folder of its own in ``evaluations`` of the
 run's folder, named by what was evaluated, and laid out as a run's: ``config.json``, results, predictions.
@@ -36,13 +36,14 @@ class Trained(NamedTuple):
     folder: Path
 
 
-def run(trained: Sequence[Trained], workdir: Path, *, started: float) -> dict[str, Any]:
+def run(trained: Sequence[Trained], workdir: Path, *, started: float, called: str = "") -> dict[str, Any]:
     """Evaluates ``eval.checkpoint`` of every fold and seed on the part ``eval.split``.
 
     Args:
       trained: The folds.
       workdir: The run's folder.
       started: When, by `time.monotonic`.
+      called: What is evaluated, in the folder's name; "" for the part.
 
     Returns:
       What the evaluation's ``results.json`` (``results_<part>.json``) holds.
@@ -56,7 +57,7 @@ def run(trained: Sequence[Trained], workdir: Path, *, started: float) -> dict[st
     for one in trained:
         evaluate.check(one.experiment)
     found = [_find(one) for one in trained]
-    out = workdir / FOLDER / _new_folder(workdir, f"{part}_{config.eval.checkpoint}")
+    out = workdir / FOLDER / _new_folder(workdir, f"{called or part}_{config.eval.checkpoint}")
     if is_main:
         files.write_text(out / "config.json", json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n")
     outcomes, written = [], {}
@@ -94,7 +95,7 @@ def _evaluate(
     logging.info(f"evaluating checkpoint {step} of stage {stage} on the {config.eval.split} part")
     value = paper_facts.value_at(one.folder, experiment, step)
     facts = paper_facts.of_run(experiment, variables, paper_facts.checkpoint(experiment, step, value))
-    if extract.is_wanted(experiment, stage):
+    if experiment.data.other is None and extract.is_wanted(experiment, stage):
         experiment = extract.find(experiment, variables)
     return evaluate.evaluate_run(
         experiment, runtime, variables, out, part=config.eval.split, seconds=seconds, facts=facts

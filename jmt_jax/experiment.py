@@ -40,6 +40,7 @@ class Data:
       grid: The token grid.
       items: All items.
       streams: The streams that the model uses, in order.
+      other: Where they are not the run's own (`other_data`): who is evaluated and who is left out; JSON.
     """
 
     prepared: PreparedSet
@@ -47,6 +48,7 @@ class Data:
     grid: Grid
     items: ItemTable
     streams: tuple[str, ...]
+    other: Mapping[str, Any] | None = None
 
     @property
     def is_sample(self) -> bool:

@@ -21,7 +21,8 @@ from jmt_jax.experiment import Config, Experiment
 
 FILE = "record.json"
 VERSION = 1
-_FIELDS = ("version", "fingerprints", "task", "grid", "streams", "protocol", "fold", "seed", "parts")
+_FIELDS = ("version", "fingerprints", "task", "grid", "streams", "specs", "protocol", "fold", "folds", "seed")
+_FIELDS += ("parts", "selection", "normalisers", "files")
 PARTS = splits.PARTS[:3]  # and ``set_aside`` where the split has it
 # What an evaluation may change: where files lie, and how the machine does its work.
 _FREE = ("data.dir", "data.cache_dir", "data.loader_threads", "data.loader_workers", "data.prepare_workers")
@@ -32,10 +33,11 @@ def of(experiment: Experiment) -> dict[str, Any]:
     """The record of one fold with one seed, as JSON values.
 
     Returns:
-      ``fingerprints`` of the prepared data, ``task``, ``grid``, ``streams``, ``protocol``, ``fold`` and
-      ``seed``; ``normalisers``: stream to the constants of its normalisation, where it has any; ``parts``:
-      each with its ``subjects`` and ``recordings``; ``selection``: the part that chooses the checkpoint;
-      ``files``: subject to hashes of raw files (`identity.files_of_subjects`), None if nobody knows them.
+      ``fingerprints`` of the prepared data, ``task``, ``grid``, ``streams``, ``specs`` (stream to its
+      `StreamSpec`), ``protocol``, ``fold``, ``folds``, ``seed``; ``normalisers``: stream to the constants of
+      its normalisation, where it has any; ``parts``: each with its ``subjects`` and ``recordings``;
+      ``selection``: the part that chooses the checkpoint; ``files``: subject to hashes of raw files
+      (`identity.files_of_subjects`), None if nobody knows them.
     """
     data, split = experiment.data, experiment.split
     subject_of = {recording.id: recording.subject for recording in data.prepared.recordings}
@@ -54,6 +56,8 @@ def of(experiment: Experiment) -> dict[str, Any]:
         "streams": list(data.streams),
         "protocol": split.name,
         "fold": experiment.fold,
+        "folds": split.folds,
+        "specs": {stream: dataclasses.asdict(data.prepared.streams[stream]) for stream in data.streams},
         "seed": experiment.seed,
         "selection": split.selection,
         "normalisers": _normalisers(experiment),

@@ -17,6 +17,7 @@ from jmt_jax import (
     evaluations,
     files,
     logging,
+    other_data,
     part_checks,
     run_config,
     run_folder,
@@ -94,9 +95,16 @@ def run_watch(config: Config, workdir: Path) -> list[dict[str, Any]]:
 
 
 def run_evaluation(config: Config, workdir: Path) -> dict[str, Any]:
-    """Evaluates checkpoints of the runs in ``workdir`` on the part ``eval.split`` again (`evaluations`)."""
+    """Evaluates checkpoints of the runs in ``workdir`` again (`evaluations`).
+
+    It is on the part ``eval.split``, or on the other recordings in ``eval.data_dir`` (`other_data`).
+    """
     started = time.monotonic()
     run_record.check_options(config, workdir)
+    if config.eval.get("data_dir", ""):
+        trained = other_data.open_trained(config, workdir)
+        called = f"on_{other_data.name(trained[0].experiment.data)}"
+        return evaluations.run(trained, workdir, started=started, called=called)
     data = open_data(config)
     trained = []
     for one in _runs(config, data, workdir):

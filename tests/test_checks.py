@@ -102,6 +102,7 @@ WRONG = [
     ("data.name", "e5", "one of affwild2, biovid, e4"),
     ("data.task", "arousal", "one of bl1_vs_pa4"),
     ("data.dir", "nowhere", "there is no folder nowhere"),
+    ("eval.data_dir", "nowhere", "is for --mode=eval"),
     ("data.dir", __file__, "is a file"),
     ("data.shuffle_labels", "all", "within_subject"),
     ("data.grid.kind", "window", "one of clip, sliding, frames"),

@@ -207,6 +207,45 @@ def test_a_run_without_a_record_is_a_sentence(trained, tmp_path):
         path.write_bytes(kept)
 
 
+def _renamed(config, out, who, name):
+    """The run's own recordings, one person under another name."""
+    raw = make_sample("e4", config.data.sample.to_dict(), out.parent)
+    raw = shutil.copytree(raw, out.parent / f"{out.name}_raw")
+    (raw / "Raw_data" / who).rename(raw / "Raw_data" / name)
+    labels = raw / "Processed_data" / "synthetic_labels.csv"
+    old, new = (f"\n{int(one[1:])}," for one in (who, name))
+    labels.write_text(labels.read_text().replace(old, new))
+    prepare(make_reader("e4", raw, **config.data.reader.to_dict()), out, workers=1)
+    return out
+
+
+def test_of_other_recordings_those_of_people_seen_are_left_out_and_counted(trained, tmp_path):
+    config, workdir = trained
+    people = {name: part["subjects"] for name, part in run_record.read(workdir)["parts"].items()}
+    taught, tested = people["train"][0], people["test"]
+    other = _renamed(config, workdir.parent / "elsewhere", taught, "S77")
+    before = _files(workdir)
+    config = _with(config, eval__data_dir=str(other), data__dir="gone")  # its own need not be there
+    written = study.run_evaluation(config, workdir)
+    found = written["data"]["other"]
+    assert set(found["left_out"]) == {"S77", *people["train"], *people["validation"]} - {taught}
+    assert f"content, {taught} of the train part" in found["left_out"]["S77"]
+    assert found["left_out_subjects"] == len(found["left_out"]) and found["subjects"] == len(tested)
+    assert set(written["per_subject"]) == set(tested)
+    (folder,) = (workdir / "evaluations").glob("on_elsewhere_*_best")
+    after = _files(workdir)
+    assert {name: after[name] for name in before} == before
+    # The constants of normalisation are the run's: the same people get the very same answers.
+    own, again = ((place / "predictions" / "test.csv").read_bytes() for place in (workdir, folder))
+    assert own == again
+    path, kept = _change(workdir, _taught_on_tested)
+    try:
+        with pytest.raises(UsageError, match="nobody is left to evaluate"):
+            study.run_evaluation(config, workdir)
+    finally:
+        path.write_bytes(kept)
+
+
 def test_an_evaluation_writes_nothing_over(trained, capsys):
     config, workdir = trained
     before = _files(workdir)
