@@ -147,7 +147,7 @@ def test_reading_says_what_is_wrong(tmp_path):
     with pytest.raises(BadDataError, match="no results at"):
         results.read(path)
     path.write_text("{")
-    with pytest.raises(BadDataError, match="is no JSON"):
+    with pytest.raises(BadDataError, match="is damaged"):
         results.read(path)
     path.write_text("{}")
     with pytest.raises(BadDataError, match="lacks 'schema_version'"):
