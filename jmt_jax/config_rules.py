@@ -138,6 +138,7 @@ RULES: Mapping[str, Rule] = {
     "protocol.num_folds": _whole(2),
     "protocol.folds": _wholes(0),
     "protocol.seed": _whole(0),
+    "protocol.selection": _one_of(*splits.SELECTIONS),
     "protocol.validation_share": Rule("a share above 0 and below 1", lambda x: _is_number(x) and 0 < x < 1),
     "protocol.exclude": _one_of(*SUBJECT_LISTS),
     "protocol.test_subjects": _one_of(*SUBJECT_LISTS),

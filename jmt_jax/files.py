@@ -22,6 +22,10 @@ def appearing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        if error.filename is None:  # a full disk is told without saying where
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

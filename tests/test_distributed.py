@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -139,8 +140,14 @@ def _run(processes: int, devices: int, workdir: Path, options: list[str]) -> lis
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    # Nor does the coordination service print one when all is over.
+    assert "Traceback" not in done.stderr and not re.search(r"^\[\d\] [EF]\d{4} ", done.stderr, re.M)
     assert f"{processes * devices} device(s)" in done.stderr and f"of {processes}" in done.stderr
-    assert sorted(path.name for path in workdir.glob("*.json")) == ["config.json", "results.json"]
+    assert sorted(path.name for path in workdir.glob("*.json")) == [
+        "config.json",
+        "record.json",
+        "results.json",
+    ]
     return _rows(workdir)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
+from data_pipelines import endings
 from jmt_jax import files
 
 
@@ -22,3 +25,9 @@ def test_what_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path):
         temporary.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_says_of_which_file(tmp_path):
+    with pytest.raises(OSError) as caught, files.appearing(tmp_path / "curves.png"):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as from a write: without a name
+    assert str(tmp_path / "curves.png") in endings.of(caught.value).sentence
