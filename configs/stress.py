@@ -85,9 +85,9 @@ def get_config() -> config_dict.ConfigDict:
     # As of `python -m data_pipelines.prepare --help`; see README for the files.
     config.data.reader = {
         "labels": "",  # table of labels, relative to data.dir; "" takes the only one with the columns below
-        "participant_column": "Participant",
-        "time_column": "Time(sec)",  # UNIX seconds, or clock times with their zone
-        "label_column": "Label",
+        "participant_column": "",  # "" is Participant
+        "time_column": "",  # "" is Time(sec): UNIX seconds, or clock times with their zone
+        "label_column": "",  # "" is Label
         "label_name": "stress",
         "label_values": "",  # what words in the label column stand for, e.g. rest=0,stress=1
         "label_offset_seconds": 0.0,  # added to the labels' times, e.g. for another time zone

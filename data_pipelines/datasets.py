@@ -18,6 +18,7 @@ from data_pipelines.items import Grid
 from data_pipelines.loader import StreamWindows
 from data_pipelines.normalise import Normaliser
 from data_pipelines.prepare import make_reader, prepare
+from data_pipelines.raw_files import no_folder
 from data_pipelines.recording import Reader
 from data_pipelines.source import DEFAULT_CACHE_BYTES, PreparedSet, is_prepared, read_card
 from data_pipelines.stream_windows import FrameWindows, SignalWindows
@@ -73,8 +74,7 @@ def check_directory(text: str) -> Path:
     path = Path(text)
     if path.is_dir():
         return path
-    found = f"{text} is a file" if path.exists() else f"there is no folder {text}"
-    raise BadDataError(f"{found}; --config.data.dir is a raw or a prepared folder")
+    raise BadDataError(f"{no_folder(path)}; --config.data.dir is a raw or a prepared folder")
 
 
 def open_dataset(

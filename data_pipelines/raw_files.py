@@ -29,6 +29,11 @@ class InputFile:
         return (self.size, self.modified_ns) == measure_file(root / self.path)
 
 
+def no_folder(path: Path) -> str:
+    """What stands where a folder was expected, in words: a file, or nothing."""
+    return f"{path} is a file" if path.exists() else f"there is no folder {path}"
+
+
 def measure_file(path: Path) -> tuple[int, int]:
     """Size in bytes and time of change in nanoseconds; (-1, 0) where there is no such file.
 

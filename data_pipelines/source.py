@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.errors import BadDataError
+from data_pipelines.raw_files import no_folder
 from data_pipelines.recording import Annotation, Chunk, Recording, StreamSpec
 from data_pipelines.storage import chunk_from_arrays, write_arrays, write_atomically
 
@@ -196,7 +197,7 @@ def read_card(path: Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_dir():
-        raise BadDataError(f"there is no folder {path}; a folder made by data_pipelines.prepare was expected")
+        raise BadDataError(f"{no_folder(path)}; a folder made by data_pipelines.prepare was expected")
     if not is_prepared(path):
         if (path / UNFINISHED_FILE).is_file():
             raise BadDataError(

@@ -11,9 +11,14 @@ import numpy as np
 import pytest
 from e4_case import START, write_labels, write_person
 
-from data_pipelines import prepare, storage, workers
+from configs import stress
+from data_pipelines import prepare, reader_options, storage, workers
 from data_pipelines.errors import BadDataError, UsageError
+from data_pipelines.items import Grid, make_items
 from data_pipelines.readers.e4 import E4
+from data_pipelines.readers.e4_places import FILES
+from data_pipelines.source import PreparedSet
+from data_pipelines.tasks import find_task
 
 DAY = 86_400
 
@@ -139,7 +144,7 @@ def test_a_labelled_person_whose_folder_holds_something_else(tmp_path: pathlib.P
 
 def test_a_file_where_a_folder_is_expected_is_called_a_file(tmp_path: pathlib.Path):
     (tmp_path / "x.zip").write_text("")
-    with pytest.raises(BadDataError, match=r"x.zip is a file; expected the folder that holds"):
+    with pytest.raises(BadDataError, match=r"x.zip is a file; expected the folder that holds the people"):
         E4(str(tmp_path / "x.zip")).scan()
     write_person(tmp_path / "S02")
     labels(tmp_path / "S02", "2")
@@ -254,14 +259,18 @@ def test_a_stream_of_a_second_beside_longer_ones_is_named(tmp_path: pathlib.Path
     assert "S02: temperature lasts 1 s and acceleration lasts 0 s beside 60 s" in warning
 
 
-def test_what_the_electrode_off_threshold_masks_is_in_the_card(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decodes in this process: workers take a second to start."""
+
     def decode_here(reader, sources, folder, count, *, should_stop, on_done):
         for source in sources:
             on_done(storage.store_source(reader, source, folder, should_stop))
 
     monkeypatch.setattr(workers, "decode_with_processes", decode_here)
+
+
+def test_what_the_electrode_off_threshold_masks_is_in_the_card(tmp_path: pathlib.Path, here: None):
     person(tmp_path / "raw" / "S02", skin=0.02)
     person(tmp_path / "raw" / "S03", skin=0.06)
     labels(tmp_path / "raw", "2", "3")
@@ -278,3 +287,30 @@ def test_what_the_electrode_off_threshold_masks_is_in_the_card(
     assert shares == {0.01: 0.0, 0.03: 0.5, 0.1: 1.0}
     assert "100.0% of the samples of gsr (skin_conductance) are missing" in warning
     assert "S02 100.0%" in warning
+
+
+def test_every_option_is_a_key_of_the_configuration(tmp_path: pathlib.Path):
+    keys = stress.get_config().data.reader
+    names = {field.name: field.default for field in dataclasses.fields(E4) if field.name != "root"}
+    assert set(keys) == set(names)
+    # What the configuration says without being asked is what the other command does, but for the streams.
+    as_configured = reader_options.make_reader("e4", tmp_path, **{**keys, "streams_used": tuple(FILES)})
+    assert as_configured.settings() == E4(str(tmp_path)).settings()
+
+
+@pytest.mark.parametrize("name", reader_options.READERS)
+def test_no_reader_takes_a_file_for_a_missing_folder(tmp_path: pathlib.Path, name: str):
+    (tmp_path / "x.csv").write_text("")
+    with pytest.raises(BadDataError, match=r"x.csv is a file; expected"):
+        reader_options.make_reader(name, tmp_path / "x.csv").scan()
+
+
+def test_a_recording_shorter_than_a_window_is_counted(tmp_path: pathlib.Path, here: None):
+    person(tmp_path / "raw" / "S02", seconds=90)
+    person(tmp_path / "raw" / "S03", seconds=30)
+    labels(tmp_path / "raw", "2", "3", seconds=30)
+    prepare.prepare(E4(str(tmp_path / "raw")), tmp_path / "out", workers=1, log=lambda text: None)
+    grid = Grid("sliding", tokens=2, window_seconds=60.0, step_seconds=30.0, mixed="majority")
+    items = make_items(PreparedSet.open(tmp_path / "out"), find_task("stress"), grid)
+    assert sum(items.counts.of([1])["dropped"]["shorter_than_window"].values()) == 1
+    assert "shorter_than_window" not in items.counts.of([0])["dropped"]

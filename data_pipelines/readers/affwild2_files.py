@@ -13,6 +13,7 @@ import numpy as np
 
 from data_pipelines.errors import BadDataError
 from data_pipelines.media.video_file import VIDEO_SUFFIXES
+from data_pipelines.raw_files import no_folder
 
 EDITIONS = ("VA_Set", "VA_Estimation_Challenge")
 """Folders of the annotations, by edition of the challenge."""
@@ -64,7 +65,7 @@ def find_layout(root: Path, edition: str = "") -> Layout:
       BadDataError: The folder is missing, or holds no annotations or no crops, or two editions.
     """
     if not root.is_dir():
-        raise BadDataError(f"there is no folder {root}; expected a release of Affwild2")
+        raise BadDataError(f"{no_folder(root)}; expected a release of Affwild2")
     editions: dict[str, str] = {}
     crops: dict[str, str] = {}
     videos: dict[str, str] = {}

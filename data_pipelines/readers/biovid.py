@@ -26,6 +26,7 @@ import numpy as np
 
 from data_pipelines.errors import BadDataError, UsageError
 from data_pipelines.media import signals, video
+from data_pipelines.raw_files import no_folder
 from data_pipelines.readers.biovid_samples import CLASS_NAMES, Clip, read_samples
 from data_pipelines.recording import Annotation, Chunk, LeftOut, Recording, Source, StreamSpec
 
@@ -246,7 +247,7 @@ class BioVid:
         """
         root = Path(self.root)
         if not root.is_dir():
-            raise BadDataError(f"there is no folder {root}; expected BioVid's PartA")
+            raise BadDataError(f"{no_folder(root)}; expected BioVid's PartA")
         needed = ["starting_point/samples.csv", self._signal_folder] + (["video"] if self.video else [])
         folder = root / "PartA" if (root / "PartA" / needed[0]).is_file() else root
         missing = [path for path in needed if not (folder / path).exists()]

@@ -42,6 +42,7 @@ _SPECS = {
     "temperature": StreamSpec("temperature", "samples", ("skin_temperature",), ("celsius",), rate_hz=4.0),
     "acceleration": StreamSpec("acceleration", "samples", ("x", "y", "z"), ("g/64",) * 3, rate_hz=32.0),
 }
+_COLUMNS = {"participant_column": "Participant", "time_column": "Time(sec)", "label_column": "Label"}
 _NAMED_FILES = 4
 
 
@@ -67,7 +68,7 @@ class E4:
       root: The raw folder.
       labels: Path of the label table relative to `root`; "" to take the only table with the right columns.
       participant_column, time_column, label_column: Columns of the label table. Times are UNIX seconds, or
-        clock times with their zone (ISO 8601).
+        clock times with their zone (ISO 8601). "" is Stress-Predict's: Participant, Time(sec), Label.
       label_name: What the label is called in the annotation.
       label_values: What words in the label column stand for, e.g. ``rest=0,stress=1``.
       label_offset_seconds: Added to the times of the label table, e.g. 7200 where its clock is two hours
@@ -83,9 +84,9 @@ class E4:
 
     root: str
     labels: str = ""
-    participant_column: str = "Participant"
-    time_column: str = "Time(sec)"
-    label_column: str = "Label"
+    participant_column: str = _COLUMNS["participant_column"]
+    time_column: str = _COLUMNS["time_column"]
+    label_column: str = _COLUMNS["label_column"]
     label_name: str = "stress"
     label_values: str = ""
     label_offset_seconds: float = 0.0
@@ -99,6 +100,8 @@ class E4:
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", str(self.root))
         object.__setattr__(self, "streams_used", tuple(self.streams_used))
+        for option, column in _COLUMNS.items():
+            object.__setattr__(self, option, getattr(self, option) or column)
         for stream in self.streams_used:
             if stream not in FILES:
                 raise UsageError(f"a wristband has no stream {stream!r}; it has {', '.join(FILES)}")

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from data_pipelines.errors import BadDataError
+from data_pipelines.raw_files import no_folder
 
 FILES: Mapping[str, str] = {
     "pulse": "BVP.csv",
@@ -114,8 +115,7 @@ def find_sessions(root: Path) -> list[Session]:
       BadDataError: The raw folder is missing, is a file, or holds no session.
     """
     if not root.is_dir():
-        found = f"{root} is a file" if root.exists() else f"there is no folder {root}"
-        raise BadDataError(f"{found}; expected the folder that holds Raw_data or the people's folders")
+        raise BadDataError(f"{no_folder(root)}; expected the folder that holds the people's folders")
     parent = people_folder(root)
     sessions: list[Session] = []
     for parts, files in _walk(parent):
