@@ -112,7 +112,7 @@ class StepMonitor:
         if self._in_a_row >= self._most_bad_steps:
             raise Diverged(
                 f"{self._in_a_row} steps in a row had no finite loss and gradient, the "
-                f"last one is {step.number} ({found}; {path.parent} has their items, and "
+                f"last one is step {step.number} ({found}; {path.parent} has their items, and "
                 "training.max_bad_steps says how many are put up with)"
             )
 

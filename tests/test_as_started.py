@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -154,5 +155,6 @@ def test_a_training_that_diverges_says_stage_step_and_key_and_keeps_the_good_che
     assert (
         said.startswith("stage joint has diverged: ") and "training.joint.learning_rate (it is 0.001)" in said
     )
+    assert re.search(r"\bstep \d+", said)
     (kept,) = (tmp_path / "checkpoints" / "joint").iterdir()
     assert f"checkpoint {kept.name} of before is kept" in said
