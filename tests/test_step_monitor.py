@@ -48,5 +48,5 @@ def test_too_many_in_a_row_end_the_training_also_over_a_restart(tmp_path):
     again.restore(json.loads(json.dumps(monitor.as_json())))
     assert again.summary() == monitor.summary() == {"loss": float(np.float32(1 / 3)), "skipped_steps": 4}
     again.add(6, BATCH, _said(np.nan, True))
-    with pytest.raises(BadDataError, match="3 steps in a row .* the last one is 6"):
+    with pytest.raises(BadDataError, match="3 steps in a row .* the last one is step 6"):
         again.summary()
