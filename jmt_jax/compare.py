@@ -18,7 +18,16 @@ import numpy as np
 
 from data_pipelines import command_line, endings, program
 from data_pipelines.errors import BadDataError, UsageError
-from jmt_jax import frame_tables, one_answer, result_words, results, run_config, statistics
+from jmt_jax import (
+    evaluations,
+    frame_tables,
+    one_answer,
+    result_words,
+    results,
+    run_config,
+    run_record,
+    statistics,
+)
 from jmt_jax.statistics import Interval, Predictions
 from jmt_jax.trained_backbones import fold_folder
 
@@ -65,6 +74,7 @@ def load(folder: Path, part: str = "") -> FinishedRun:
     part = part or config.eval.get("split", "test")
     suffix = "" if part == "test" else f"_{part}"
     written = results.read(folder / f"results{suffix}.json")
+    _check_people(folder, written)
     tables = _tables(folder, written, f"{part}.csv")
     if written["unit"] == "recording":
         tables = frame_tables.headline(config, tables)
@@ -74,6 +84,27 @@ def load(folder: Path, part: str = "") -> FinishedRun:
     if written["unit"] == "recording":
         controls = {name: frame_tables.headline(config, said) for name, said in controls.items()}
     return FinishedRun(folder, config, written, tables, controls)
+
+
+def _check_people(folder: Path, written: dict[str, Any]) -> None:
+    """Raises BadDataError where results are not of the split and data that the run's record tells of."""
+    root = folder.parent.parent if folder.parent.name == evaluations.FOLDER else folder
+    parts, other = written["split"]["parts"], written["data"].get("other")
+    for part in parts:
+        one = root if len(parts) == 1 and (root / run_record.FILE).exists() else None
+        one = one or fold_folder(root, part["fold"], part.get("seed", 0))
+        if not (one / run_record.FILE).exists():
+            continue  # results say who was in which part; a run of an earlier version has nothing beside them
+        record = run_record.read(one)
+        recorded = {name: found["subjects"] for name, found in record["parts"].items()}
+        reported = {name: part[name]["subjects"] for name in recorded if name in part}
+        if not other and (
+            reported != recorded or written["data"].get("fingerprints", {}) != record["fingerprints"]
+        ):
+            raise BadDataError(
+                f"results of {folder} are of other data or another split than {one / run_record.FILE} "
+                "tells of; evaluate the run again with --mode=eval"
+            )
 
 
 def _metric(written: dict[str, Any]) -> statistics.MetricFn:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 from data_pipelines.errors import BadDataError
-from jmt_jax import evaluate, extract, files, logging, paper_facts, run_folder
+from jmt_jax import evaluate, extract, files, logging, paper_facts, run_folder, run_record
 from jmt_jax.checkpoint import Checkpoints
 from jmt_jax.distributed import agreed_text
 from jmt_jax.experiment import Experiment
@@ -90,6 +90,8 @@ def _evaluate(
 ) -> dict[str, Any]:
     experiment = one.experiment
     config, runtime, stage = experiment.config, Runtime.of(experiment.config), experiment.stages[-1]
+    named = f"checkpoint {step} of stage {stage} in {run_folder.named(one.folder)}"
+    run_record.check_checkpoint(checkpoints.progress(step), run_record.read(one.folder), named)
     like = evaluate.abstract_variables(experiment, experiment.model("evaluation", None), runtime)
     variables = checkpoints.restore_variables(step, like)
     logging.info(f"evaluating checkpoint {step} of stage {stage} on the {config.eval.split} part")

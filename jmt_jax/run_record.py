@@ -133,6 +133,30 @@ def read(folder: Any) -> dict[str, Any]:
     return found
 
 
+def check_checkpoint(progress: Mapping[str, Any], record: Mapping[str, Any], named: str) -> None:
+    """Compares what a checkpoint says of its data with a record; it may have been moved or copied there.
+
+    Args:
+      progress: Of the checkpoint (`Checkpoints.progress`); its ``record`` is the one of its run.
+      record: What it has to be of.
+      named: The checkpoint.
+
+    Raises:
+      UsageError: It is of a run with other data, another fold or another seed.
+      BadDataError: It has none.
+    """
+    if not progress.get("record"):
+        raise BadDataError(
+            f"{named} does not say whom it was trained on: it is of an earlier version; train again in a new "
+            "--workdir"
+        )
+    if different := _differences(progress["record"], record):
+        raise UsageError(
+            f"{named} was trained on other data than the run that it lies in ({different[0]}); put it back "
+            "where it belongs, and give the --workdir of its own run"
+        )
+
+
 def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What is different, a phrase each."""
     found = []

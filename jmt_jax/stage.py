@@ -15,7 +15,17 @@ from etils import epath
 from data_pipelines.errors import BadDataError, Interrupted, UsageError
 from data_pipelines.loader import Shard
 from data_pipelines.worker_batches import LostWorker
-from jmt_jax import evaluate, extract, files, logging, moves, run_folder, stop
+from jmt_jax import (
+    evaluate,
+    extract,
+    files,
+    logging,
+    moves,
+    run_folder,
+    run_record,
+    stop,
+    trained_backbones,
+)
 from jmt_jax.checkpoint import Checkpoints
 from jmt_jax.divergence import Diverged, what_to_lower
 from jmt_jax.experiment import Experiment
@@ -51,6 +61,7 @@ class Stage:
         workdir: Path,
         metrics_file: logging.MetricsFile,
     ) -> None:
+        self._record = run_record.of(experiment)  # of all streams, as the run's
         experiment = experiment.of_stage(name)
         options = experiment.config.training[name]
         runtime.check_batch_size(f"training.{name}.global_batch_size", options.global_batch_size)
@@ -166,7 +177,8 @@ class Stage:
           folder: Of that stage's checkpoints.
 
         Raises:
-          BadDataError: That stage is not finished.
+          BadDataError: That stage is not finished, or does not say whom it was trained on.
+        UsageError: It was trained on people whom this run evaluates, or on other data.
         """
         self._checkpoints.close()
         checkpoints = Checkpoints(folder, read_only=True)
@@ -177,7 +189,11 @@ class Stage:
                 f"{folder} is at step {latest} of {self._total_steps}; run that study to its end first"
             )
         like = evaluate.abstract_variables(self._experiment, self._model, self._runtime)
-        best = checkpoints.restore_variables(checkpoints.best_step(), like)
+        best_step = checkpoints.best_step()
+        for step in {latest, best_step}:
+            theirs = checkpoints.progress(step).get("record") or {}
+            trained_backbones.check_checkpoint(self._record, theirs, f"checkpoint {step} in {folder}")
+        best = checkpoints.restore_variables(best_step, like)
         checkpoints.close()
         logging.info(f"stage {self._name}: taken from {folder}")
         return best
@@ -208,6 +224,8 @@ class Stage:
         if latest is None:
             self._metrics_file.rewind(self._name, -1)
             return state
+        named = f"checkpoint {latest} of stage {self._name} in {run_folder.named(self._workdir)}"
+        run_record.check_checkpoint(self._checkpoints.progress(latest), self._record, named)
         state, progress = self._checkpoints.restore(latest, state)
         self._best = {key: progress[key] for key in self._best}
         self._monitor.restore(progress["interval"])
@@ -312,6 +330,7 @@ class Stage:
             "data": self._batches.get_state(),
             "interval": self._monitor.as_json(),
             "evaluation_due": self._evaluation_due,
+            "record": self._record,
         }
         run_folder.push(self._workdir)
         self._checkpoints.save(self._runtime.single(state), progress)

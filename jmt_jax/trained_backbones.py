@@ -118,6 +118,20 @@ def check_people(ours: dict[str, Any], theirs: dict[str, Any], named: str) -> No
             )
 
 
+def check_checkpoint(ours: dict[str, Any], theirs: dict[str, Any], named: str) -> None:
+    """As `check_people`, with the record that a checkpoint carries; it may have been moved or copied.
+
+    Raises:
+      UsageError: As `check_people`.
+      BadDataError: It carries none.
+    """
+    if not theirs:
+        raise BadDataError(
+            f"{named} does not say whom it was trained on: it is of an earlier version; train that run again"
+        )
+    check_people(ours, theirs, named)
+
+
 def _met(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """Whom of our validation and test part the other run has trained on, in words."""
     if ours["protocol"] == splits.PAPER_PROTOCOL:

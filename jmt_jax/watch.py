@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jmt_jax import evaluate, extract, logging, paper_facts, run_folder, stop
+from jmt_jax import evaluate, extract, logging, paper_facts, run_folder, run_record, stop
 from jmt_jax.checkpoint import Checkpoints
 from jmt_jax.experiment import Experiment
 from jmt_jax.runtime import Runtime
@@ -118,6 +118,7 @@ class Watcher:
 
     def _evaluate(self, checkpoints: Checkpoints, step: int) -> None:
         try:
+            progress = checkpoints.progress(step)
             variables = checkpoints.restore_variables(step, self._like)
         except Exception as error:  # whatever it is that half a folder leads to
             if step in checkpoints.steps():
@@ -126,6 +127,9 @@ class Watcher:
             else:
                 logging.info(f"checkpoint {step} was removed before it could be evaluated")
             return
+        # The fold may have begun after this process did.
+        named = f"checkpoint {step} of stage {self._stage} in {run_folder.named(self._run)}"
+        run_record.check_checkpoint(progress, run_record.of(self._experiment), named)
         self._use_features(variables)
         placed = self._runtime.put_state(variables)
         scores = evaluate.validate(self._experiment, self._runtime, self._eval_step, placed)

@@ -5,11 +5,12 @@ import shutil
 
 import pytest
 import tiny
+from etils import epath
 
 from data_pipelines.datasets import make_sample
 from data_pipelines.errors import BadDataError, UsageError
 from data_pipelines.prepare import make_reader, prepare
-from jmt_jax import compare, run_record, study
+from jmt_jax import checkpoint_manifest, compare, run_record, study
 
 
 def _prepared(config, out, **sample):
@@ -265,3 +266,37 @@ def test_an_evaluation_writes_nothing_over(trained, capsys):
     assert compare.main([str(folder / "validation_best")]) == 0
     shown = [line for line in capsys.readouterr().out.splitlines() if f"| fusion {step} |" in line]
     assert len(shown) == 3
+
+
+def test_a_checkpoint_that_was_moved_knows_its_data(trained, tmp_path):
+    """A checkpoint of the same run with other people in training, put in the place of its own."""
+    config, workdir = trained
+    (first, *_) = (workdir / "checkpoints" / "fusion").glob("[0-9]*")
+    progress = json.loads((first / "progress" / "metadata").read_text())
+    assert progress["record"] == run_record.read(workdir)
+    run = shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(run / "evaluations", ignore_errors=True)
+    for path in run.glob("checkpoints/*/*/progress/metadata"):
+        progress = json.loads(path.read_text())
+        _taught_on_tested(progress["record"])
+        path.write_text(json.dumps(progress))
+        checkpoint_manifest.write(epath.Path(path.parent.parent))
+    before = _files(run)
+    with pytest.raises(UsageError, match="trained on other data than the run that it lies in"):
+        study.run_evaluation(config, run)
+    with pytest.raises(UsageError, match="checkpoint .* was trained on .* of our test part"):
+        study.run(_with(config, training__backbones_from=str(run)), tmp_path / "other")
+    (run / "results.json").unlink()
+    with pytest.raises(UsageError, match="trained on other data than the run that it lies in"):
+        study.run(config, run)
+    assert not set(before) - set(_files(run)) - {str(run / "results.json")}
+
+
+def test_results_of_another_split_are_not_compared(trained):
+    config, workdir = trained
+    path, kept = _change(workdir, _taught_on_tested)
+    try:
+        with pytest.raises(BadDataError, match="another split"):
+            compare.load(workdir)
+    finally:
+        path.write_bytes(kept)
