@@ -34,7 +34,7 @@ def test_command_line_says_what_is_missing(arguments, fake_on_the_command_line, 
     with pytest.raises(SystemExit) as stopped:
         prepare.main(arguments)
     assert stopped.value.code == 2
-    assert "usage:" in capsys.readouterr().err
+    assert "see python -m data_pipelines.prepare --help" in capsys.readouterr().err
 
 
 def test_help_lists_every_readers_options(capsys):
