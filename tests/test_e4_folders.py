@@ -209,15 +209,20 @@ def test_label_tables_as_other_programs_write_them(tmp_path: pathlib.Path, text:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (f"2,{START},tense", "line 3: what is 'tense', expected a number; give words .*label_values"),
+        (
+            f"2,{START},tense",
+            "line 3: what is 'tense', expected a number; give .*label_values=rest=0,stress=1,tense=2$",
+        ),
         ("2,2020-09-13 12:26:40,0", "labels.csv line 3: when is '2020.*', a clock time without its zone"),
         ("2,13.09.2020 12:26 UTC,0", "labels.csv line 3: when is '13.09.*expected UNIX seconds"),
         (f"2,{START}000,0", "labels.csv line 3: when is .*divide milliseconds by 1000"),
         (f"2,{START},0,5", "labels.csv line 3 has 4 columns, expected 3"),
+        (f"2,{START},{'x' * 200_000}", "labels.csv line 3 is no line of a table .*field larger"),
     ],
 )
 def test_a_line_that_cannot_be_read_is_named(tmp_path: pathlib.Path, line: str, words: str):
     reader = table(tmp_path, f"who,when,what\n2,{START + 5},0\n{line}\n")
+    (tmp_path / "other.csv").write_text("x" * 200_000)
     with pytest.raises(BadDataError, match=words):
         reader.scan()
     with pytest.raises(UsageError, match=r"label_values='rest': 'rest' is not word=number"):
@@ -240,6 +245,14 @@ def test_labels_of_another_time_zone_are_refused_with_the_offset(tmp_path: pathl
     assert "not on one clock" in item.reason and f"label_offset_seconds={offset}" in item.reason
     moved = dataclasses.replace(reader, label_offset_seconds=float(offset)).scan()
     assert [recording.id for recording in moved[0]] == ["S03"]
+
+
+@pytest.mark.parametrize("first", [0.0, -9e10])
+def test_labels_that_count_from_the_start_are_no_unix_times(tmp_path: pathlib.Path, first: float):
+    person(tmp_path / "S02")
+    labels(tmp_path, "2", start=first)
+    with pytest.raises(BadDataError, match="S02: its labels are at .* no UNIX seconds; add the start"):
+        E4(str(tmp_path)).scan()
 
 
 def test_labels_that_go_on_after_the_band_stopped_are_a_warning(tmp_path: pathlib.Path):

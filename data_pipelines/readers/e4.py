@@ -203,7 +203,8 @@ class E4:
         if not release.recordings:
             reasons = "; ".join(f"{item.id}: {item.reason}" for item in release.left_out[:3])
             raise BadDataError(
-                f"nothing in {self.root} can be used ({reasons}); give the right table as the option `labels`"
+                f"nothing in {self.root} can be used ({reasons}); mend that, or give another table as the "
+                "option `labels`"
             )
         if not subjects:
             kept = [owners[recording.id].subject for recording in release.recordings]

@@ -16,6 +16,7 @@ _SHORT_SHARE = 0.5
 # Labels are given for whole seconds, streams stop within a second or so of each other.
 _SLACK_SECONDS = 2.0
 _MOST_OUTSIDE = 0.1
+_EARLIEST_UNIX_SECONDS = 1e8
 # Zones are whole quarters of an hour, at most 14 hours, from UTC.
 _QUARTER_SECONDS, _MOST_QUARTERS = 900, 56
 
@@ -75,6 +76,9 @@ def label_problem(times: np.ndarray, spans: Sequence[Span]) -> str:
     offset = _zone_offset(times, spans)
     if outside < 1.0 and offset is None:
         return ""
+    if times[-1] < _EARLIEST_UNIX_SECONDS:
+        where = f"{times[0]:g} to {times[-1]:g}"
+        return f"its labels are at {where}, which are no UNIX seconds; add the start to them"
     begin, end = min(span.begin for span in spans), max(span.end for span in spans)
     if times[-1] < begin:
         where = f"its labels end {_words(begin - times[-1])} before the recording starts"

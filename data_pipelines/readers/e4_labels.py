@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,24 +66,19 @@ def read_labels(
     Raises:
       BadDataError: A line is cut off or not a number, or labels a second twice.
     """
-    place = Place(str(path))
-    separator = _separator(place, columns) or ","
-    rows = csv.reader(place.lines(), delimiter=separator)
-    names = [name.strip() for name in next(rows)]
-    who, when, what = (names.index(column) for column in columns)
+    rows = _rows(path, columns)
     found: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
-        if not any(text.strip() for text in row):
-            continue
-        if len(row) != len(names):
-            raise BadDataError(
-                f"{path} line {rows.line_num} has {len(row)} columns, expected {len(names)}; mend the line"
-            )
-        if separator != ",":
-            row = [cell.replace(",", ".") if index != who else cell for index, cell in enumerate(row)]
-        time = moment(row[when], path, rows.line_num, columns[1]) + added_seconds
-        label = _label(row[what].strip(), values, path, rows.line_num, columns[2])
-        found.setdefault(row[who].strip(), []).append((time, label))
+    for line, (who, when, what) in rows:
+        time = moment(when, path, line, columns[1]) + added_seconds
+        text = what.strip().lower()
+        if not text:
+            label = math.nan
+        elif text in values:
+            label = values[text]
+        else:
+            advice = "" if _is_number(text) else _advice(text, values, rows)
+            label = number(what, path, line, columns[2], advice)
+        found.setdefault(who.strip(), []).append((time, label))
     return {participant: _track(pairs, participant, path) for participant, pairs in found.items()}
 
 
@@ -98,45 +94,74 @@ def read_subjects(path: Path) -> dict[str, str]:
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "is not there"
         raise BadDataError(f"the table of subjects {path} {found}; expected a CSV file 'session,subject'")
-    place = Place(str(path))
-    separator = _separator(place, SUBJECT_COLUMNS)
-    if separator is None:
+    if _separator(Place(str(path)), SUBJECT_COLUMNS) is None:
         raise BadDataError(f"{path} lacks one of the columns {', '.join(SUBJECT_COLUMNS)} in its first line")
-    rows = csv.reader(place.lines(), delimiter=separator)
-    names = [name.strip() for name in next(rows)]
-    session_at, subject_at = (names.index(column) for column in SUBJECT_COLUMNS)
     subjects: dict[str, str] = {}
-    for row in rows:
-        if not any(text.strip() for text in row):
-            continue
-        if len(row) != len(names) or not row[session_at].strip() or not row[subject_at].strip():
-            raise BadDataError(f"{path} line {rows.line_num} lacks a session or a subject; mend the line")
-        session, subject = row[session_at].strip().replace("\\", "/").strip("/"), row[subject_at].strip()
+    for line, cells in _rows(path, SUBJECT_COLUMNS):
+        session, subject = cells[0].strip().replace("\\", "/").strip("/"), cells[1].strip()
+        if not session or not subject:
+            raise BadDataError(f"{path} line {line} lacks a session or a subject; mend the line")
         if subjects.setdefault(session, subject) != subject:
             raise BadDataError(
-                f"{path} line {rows.line_num}: session {session} is of {subject} and of {subjects[session]}; "
+                f"{path} line {line}: session {session} is of {subject} and of {subjects[session]}; "
                 "keep one of them"
             )
     return subjects
 
 
-def _separator(place: Place, columns: tuple[str, ...]) -> str | None:
+def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """Number of each line that is not blank, and its cells in these columns.
+
+    In a table without commas between cells, a comma is a decimal one, but not in the first of these columns.
+    """
+    place = Place(str(path))
+    separator = _separator(place, columns) or ","
+    rows = csv.reader(place.lines(), delimiter=separator)
+    try:
+        names = [name.strip() for name in next(rows)]
+        if twice := [column for column in columns if names.count(column) > 1]:
+            raise BadDataError(f"{path} has the column {twice[0]} twice; rename one of them")
+        places = [names.index(column) for column in columns]
+        for row in rows:
+            if not any(text.strip() for text in row):
+                continue
+            if len(row) != len(names):
+                found = f"{len(row)} columns, expected {len(names)}"
+                raise BadDataError(f"{path} line {rows.line_num} has {found}; mend the line")
+            first, *others = (row[index] for index in places)
+            if separator != ",":
+                others = [cell.replace(",", ".") for cell in others]
+            yield rows.line_num, [first, *others]
+    except csv.Error as error:
+        raise BadDataError(f"{path} line {rows.line_num} is no line of a table ({error})") from error
+
+
+def _separator(place: Place, columns: Sequence[str]) -> str | None:
     """What stands between the cells, if the first line names all these columns; None if it does not."""
     first = next(place.lines(), "")
     for separator in _SEPARATORS:
-        names = [name.strip() for name in next(csv.reader([first], delimiter=separator), [])]
+        try:
+            names = [name.strip() for name in next(csv.reader([first], delimiter=separator), [])]
+        except csv.Error:  # A line that is too long for names.
+            return None
         if all(column in names for column in columns):
             return separator
     return None
 
 
-def _label(text: str, values: Mapping[str, float], path: Path, line: int, column: str) -> float:
-    if not text:
-        return math.nan
-    if text.lower() in values:
-        return values[text.lower()]
-    advice = f"give words their numbers by the option label_values, e.g. label_values={text[:20]}=1"
-    return number(text, path, line, column, advice)
+def _advice(text: str, values: Mapping[str, float], later: Iterable[tuple[int, list[str]]]) -> str:
+    """What to do about a label that is a word: the option, with the words of the lines from there on."""
+    others = (cells[2].strip().lower() for _, cells in later)
+    words = dict.fromkeys([*values, text, *(word for word in others if word and not _is_number(word))])
+    listed = ",".join(f"{word[:20]}={index}" for index, word in enumerate(itertools.islice(words, 6)))
+    return f"give words their numbers by the option label_values, e.g. label_values={listed}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _track(pairs: list[tuple[float, float]], participant: str, path: Path) -> Track:
