@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -110,3 +113,22 @@ def test_what_is_no_shard_is_a_sentence(raw, tmp_path, fake_on_the_command_line,
     command = ["--dataset=fake", f"--raw={raw}", f"--out={tmp_path / 'x'}", f"--shard={shard}"]
     assert prepare.main(command) == 2
     assert "part I of N" in capsys.readouterr().err
+
+
+# Modules that run under one command alone, and the options that their messages may name.
+_OF_THE_PREPARATION = {"prepare_flags.py": "", "reader_options.py": "dataset", "prepare.py": "shard"}
+_OF_RUNS = "datasets stream_windows label_shuffle identity items tasks".split()
+
+
+def test_no_message_names_an_option_of_another_command():
+    root = pathlib.Path(prepare.__file__).parent
+    named = []
+    for path in sorted(root.rglob("*.py")):
+        allowed = "config" if path.stem in _OF_RUNS else _OF_THE_PREPARATION.get(path.name, "help")
+        tree = ast.parse(path.read_text())
+        texts = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in texts:
+                found = re.findall(r"--([a-z]\w*)", node.value)
+                named += [f"{path.name}: --{option}" for option in found if not option.startswith(allowed)]
+    assert not named

@@ -13,6 +13,7 @@ found by the name, or the only number, of a folder on the way to a session.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -164,7 +165,7 @@ class E4:
         places = self._places(source)
         place = places[source.stream]
         start = read_header(place, spec.rate_hz, len(spec.channels))
-        offset = start - min((extent.start for extent in _extents(places).values()), default=start)
+        offset = start - _first_start(places)
         count = int(MAX_CHUNK_SECONDS * spec.rate_hz)
         index = -1
         for index, block in enumerate(read_samples(place, len(spec.channels), count)):
@@ -349,7 +350,7 @@ class E4:
                 continue  # The preparation lists it as damaged.
             counts[source.id] = int(np.isnan(values).sum())
             total += len(values)
-        most = sorted(counts, key=lambda person: -counts[person])[:3]
+        most = sorted(filter(counts.get, counts), key=lambda person: -counts[person])[:3]
         return (
             f"skin conductance of at most {self.electrode_off_microsiemens:g} microsiemens "
             "(electrode_off_microsiemens) is an open circuit and stored as missing: "
@@ -363,6 +364,15 @@ def _extents(places: Mapping[str, Place]) -> dict[str, Extent]:
     """When each stream was recorded; those whose header cannot be read are reported when they are decoded."""
     found = {s: measure(place, _SPECS[s].rate_hz, len(_SPECS[s].channels)) for s, place in places.items()}
     return {stream: extent for stream, extent in found.items() if extent is not None}
+
+
+def _first_start(places: Mapping[str, Place]) -> float:
+    """When a session's earliest stream starts, of those whose header can be read; UNIX seconds."""
+    starts = []
+    for stream, place in places.items():
+        with contextlib.suppress(BadDataError):
+            starts.append(read_header(place, _SPECS[stream].rate_hz, len(_SPECS[stream].channels)))
+    return min(starts)
 
 
 def _copies(extents: Mapping[str, Mapping[str, Extent]]) -> dict[str, str]:
