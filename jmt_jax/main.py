@@ -130,6 +130,7 @@ def run() -> None:
         logging,
         moves,
         run_folder,
+        run_record,
         runtime,
         stop,
         study,
@@ -149,6 +150,8 @@ def run() -> None:
         cache_dir = experiment.cache_dir(FLAGS.config)
         named = FLAGS.workdir or distributed.agreed_text(str(_dated_workdir()))
         workdir = run_folder.open_folder(named)
+        if FLAGS.mode == "eval" and not FLAGS.watch:  # a run that is followed may not have begun
+            run_record.check_options(FLAGS.config, workdir)
         own_folder = _own_folder(workdir)
         ending.enter_context(_held(own_folder, named, runtime.is_main_process()))
         logging.set_up(own_folder if runtime.is_main_process() else None)
