@@ -245,6 +245,8 @@ def test_labels_of_another_time_zone_are_refused_with_the_offset(tmp_path: pathl
     assert "not on one clock" in item.reason and f"label_offset_seconds={offset}" in item.reason
     moved = dataclasses.replace(reader, label_offset_seconds=float(offset)).scan()
     assert [recording.id for recording in moved[0]] == ["S03"]
+    # Whoever has moved the wrong ones is told what to give in all.
+    assert "label_offset_seconds=0" in moved[2][0].reason
 
 
 @pytest.mark.parametrize("first", [0.0, -9e10])

@@ -236,8 +236,9 @@ class E4:
             else:
                 usable.append((session, own))
         spans = {s.id: span for s, _ in usable if (span := e4_clocks.span_of(extents[s.id])) is not None}
-        clocks = e4_clocks.label_problem(track[0], list(spans.values())) if spans else ""
-        if not clocks and spans and (text := e4_clocks.labels_outside(track[0], list(spans.values()))):
+        when, added = list(spans.values()), self.label_offset_seconds
+        clocks = e4_clocks.label_problem(track[0], when, added) if when else ""
+        if not clocks and when and (text := e4_clocks.labels_outside(track[0], when)):
             release.warnings.append(f"participant {participant}: {text}")
         for session, own in usable:
             span = spans.get(session.id)

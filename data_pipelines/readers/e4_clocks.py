@@ -65,10 +65,15 @@ def share_outside(times: np.ndarray, spans: Sequence[Span]) -> float:
     return 1.0 - float(np.any([span.holds(times) for span in spans], axis=0).mean())
 
 
-def label_problem(times: np.ndarray, spans: Sequence[Span]) -> str:
+def label_problem(times: np.ndarray, spans: Sequence[Span], added_seconds: float = 0.0) -> str:
     """Why labels at these moments cannot belong to these sessions; "" if they can.
 
     They cannot if all lie outside, or if more than a tenth do and another time zone would bring all inside.
+
+    Args:
+      times: UNIX seconds of the labels, float64 [N], ascending.
+      spans: When the sessions were.
+      added_seconds: What has been added to the label table's own times.
     """
     outside = share_outside(times, spans)
     if outside <= _MOST_OUTSIDE:
@@ -94,7 +99,7 @@ def label_problem(times: np.ndarray, spans: Sequence[Span]) -> str:
         return text
     return (
         f"{text}. Moved by {'-' if offset < 0 else '+'}{_words(abs(offset))} all lie inside: another time "
-        f"zone? If so, label_offset_seconds={offset}"
+        f"zone? If so, label_offset_seconds={offset + added_seconds:g}"
     )
 
 
