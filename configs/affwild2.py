@@ -63,7 +63,13 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config.data.max_damaged = 0.05  # share of the recordings that may be damaged and are left out
     config.data.loader_threads = 2
     config.data.loader_workers = 0
-    config.data.reader = {"edition": "", "test_list": "", "size": 48, "sound_rate_hz": 16_000}
+    config.data.reader = {
+        "edition": "",  # VA_Set or VA_Estimation_Challenge, where both are there
+        "test_list": "",  # file with the names of the test set; "" looks for one
+        "frame_rates": "",  # table video,rate_hz of videos that are not there
+        "size": 48,
+        "sound_rate_hz": 16_000,
+    }
     config.data.sample = {
         "train": 9,
         "validation": 4,
@@ -202,7 +208,7 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
 
 def _paper(config: config_dict.ConfigDict) -> None:
     """The authors' Affwild2 pipeline (reference facts B2 to B6)."""
-    config.data.reader = {"edition": "", "test_list": "", "size": 112, "sound_rate_hz": 44_100}
+    config.data.reader.size, config.data.reader.sound_rate_hz = 112, 44_100
     config.data.grid.schedule = "paper"
     config.data.streams.visual.frames = 8
     augment = config.data.streams.visual.augment

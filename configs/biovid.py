@@ -61,7 +61,14 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config.data.max_damaged = 0.05  # share of the recordings that may be damaged and are left out
     config.data.loader_threads = 2
     config.data.loader_workers = 0
-    config.data.reader = {"biosignals": "filtered", "size": 48, "crop": "auto"}
+    config.data.reader = {
+        "biosignals": "filtered",  # or raw
+        "channels": (),  # of gsr ecg emg_trapezius emg_corrugator emg_zygomaticus; () is all that are there
+        "size": 48,
+        "crop": "auto",  # or given, centre
+        "classes": (),  # pain classes to read, 0 to 4; () is all
+        "video": True,  # False reads the signals alone
+    }
     config.data.sample = {
         "subjects": 24,
         "clips_per_class": 10,
@@ -187,7 +194,7 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
 
 def _paper(config: config_dict.ConfigDict) -> None:
     """The authors' BioVid pipeline (reference facts C4, A7)."""
-    config.data.reader = {"biosignals": "raw", "size": 112, "crop": "auto"}
+    config.data.reader.biosignals, config.data.reader.size = "raw", 112
     config.data.streams.visual.first_frame, config.data.streams.visual.last_frame = 50, 70
     for stream in config.data.streams.values():
         stream.augment = dict.fromkeys(stream.augment, 0.0)

@@ -10,7 +10,7 @@ from typing import Any
 
 from data_pipelines.errors import UsageError
 from data_pipelines.inputs import INPUTS_FILE
-from data_pipelines.reader_options import check_names
+from data_pipelines.reader_options import settled
 from data_pipelines.recording import Recording
 
 # 64 bits: of a million files two are alike by chance once in 37 million times.
@@ -63,7 +63,7 @@ def check_reader(folder: Path, card: Mapping[str, Any], name: str, options: Mapp
             f"{folder} holds prepared {card['dataset']} data, and data.name={name!r} was asked for; give "
             f"the --config of {card['dataset']}, or another --config.data.dir"
         )
-    check_names(name, options)
+    options = settled(name, options)
     settings = card["fingerprints"]["settings"]
     told = [
         f"data.reader.{option}={value!r}, there {settings[option]!r}"

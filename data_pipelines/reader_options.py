@@ -47,8 +47,43 @@ def make_reader(name: str, raw: str | Path, **options: Any) -> Reader:
     Raises:
       UsageError: There is no such reader, or it has no such option.
     """
+    return reader_class(name)(str(raw), **settled(name, options))
+
+
+def settled(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A reader's options as its class takes them, whoever wrote them: a command, a configuration, a program.
+
+    In a list of texts, one with commas is several. An empty list is the reader's own choice, where the reader
+    has one.
+
+    Args:
+      name: Key of `READERS`.
+      options: Values by name.
+
+    Raises:
+      UsageError: There is no such reader, or it has no such option.
+    """
     check_names(name, options)
-    return reader_class(name)(str(raw), **options)
+    known = _parameters(reader_class(name))
+    found = {}
+    for option, value in options.items():
+        if isinstance(value, (tuple, list)) or (
+            isinstance(value, str) and "tuple" in _type_of(known[option])
+        ):
+            if not value and known[option].default is None:
+                continue
+            items = (value,) if isinstance(value, str) else value
+            value = tuple(part for item in items for part in _split(item))
+        found[option] = value
+    return found
+
+
+def _split(item: Any) -> list[Any]:
+    return [part.strip() for part in item.split(",") if part.strip()] if isinstance(item, str) else [item]
+
+
+def _type_of(parameter: inspect.Parameter) -> str:
+    return str(parameter.annotation)
 
 
 def check_names(name: str, options: Iterable[str]) -> None:
@@ -82,8 +117,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             added[option] = group.add_argument(
                 *dict.fromkeys((f"--{option.removesuffix('_used')}", f"--{option}")),
                 dest=_PREFIX + option,
-                type=_converter(str(parameter.annotation)),
-                metavar="A,B" if "tuple" in str(parameter.annotation) else "VALUE",
+                type=_converter(_type_of(parameter)),
+                metavar="A,B" if "tuple" in _type_of(parameter) else "VALUE",
                 help=(texts.get(option, "") + default).replace("%", "%%"),
             )
 

@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 from e4_case import START, write_labels, write_person
 
-from configs import stress
 from data_pipelines import prepare, reader_options, storage, workers
 from data_pipelines.errors import BadDataError, UsageError
 from data_pipelines.items import Grid, make_items
 from data_pipelines.readers.e4 import E4
-from data_pipelines.readers.e4_places import FILES
 from data_pipelines.source import PreparedSet
 from data_pipelines.tasks import find_task
 
@@ -302,15 +300,6 @@ def test_what_the_electrode_off_threshold_masks_is_in_the_card(tmp_path: pathlib
     assert shares == {0.01: 0.0, 0.03: 0.5, 0.1: 1.0}
     assert "100.0% of the samples of gsr (skin_conductance) are missing" in warning
     assert "S02 100.0%" in warning
-
-
-def test_every_option_is_a_key_of_the_configuration(tmp_path: pathlib.Path):
-    keys = stress.get_config().data.reader
-    names = {field.name: field.default for field in dataclasses.fields(E4) if field.name != "root"}
-    assert set(keys) == set(names)
-    # What the configuration says without being asked is what the other command does, but for the streams.
-    as_configured = reader_options.make_reader("e4", tmp_path, **{**keys, "streams_used": tuple(FILES)})
-    assert as_configured.settings() == E4(str(tmp_path)).settings()
 
 
 @pytest.mark.parametrize("name", reader_options.READERS)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import io
 import json
 import pathlib
@@ -113,6 +115,26 @@ def test_what_is_no_shard_is_a_sentence(raw, tmp_path, fake_on_the_command_line,
     command = ["--dataset=fake", f"--raw={raw}", f"--out={tmp_path / 'x'}", f"--shard={shard}"]
     assert prepare.main(command) == 2
     assert "part I of N" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["affwild2", "biovid", "stress"])
+def test_runs_take_every_option_of_the_reader_as_the_command_does(tmp_path, name):
+    data = importlib.import_module(f"configs.{name}").get_config().data
+    reader = reader_options.reader_class(data.name)
+    assert set(data.reader) == set(inspect.signature(reader).parameters) - {"root"}
+
+
+def test_lists_are_written_alike_in_configurations_and_on_the_command_line(tmp_path):
+    # ``--config.data.reader.streams_used=pulse,temperature`` is a tuple of one text.
+    for streams in (("pulse, temperature",), "pulse,temperature", ["pulse", "temperature"]):
+        assert reader_options.make_reader("e4", tmp_path, streams_used=streams).streams_used == (
+            "pulse",
+            "temperature",
+        )
+    own_choice = reader_options.make_reader("biovid", tmp_path, channels=(), classes=())
+    assert own_choice.channels is None and own_choice.classes is None
+    with pytest.raises(UsageError, match="streams_used is empty"):
+        reader_options.make_reader("e4", tmp_path, streams_used=())
 
 
 # Modules that run under one command alone, and the options that their messages may name.
