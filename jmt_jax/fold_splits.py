@@ -18,6 +18,7 @@ SUBJECT_LISTS: Mapping[str, frozenset[str]] = {
     "biovid_hold_out": HOLD_OUT,
 }
 
+
 def num_folds(config: Config, data: Data) -> int:
     """How many folds the protocol has on this data set."""
     options = _protocol(config)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import tempfile
+from pathlib import Path
 
 import jax
 import jsonschema
@@ -44,7 +46,8 @@ class Prepared:
     """As much of a prepared set as results ask for."""
 
     def __init__(self, recordings):
-        self.recordings, self.path = recordings, "fake"
+        self.recordings, self.path = recordings, Path(tempfile.mkdtemp())
+        (self.path / "inputs.jsonl").touch()
         self.card = {"sample": True, "dataset": "fake", "fingerprints": {}}
         self.streams = {"features": StreamSpec("features", "features", ("a", "b"), ("1", "1"))}
 

@@ -99,7 +99,8 @@ def test_evaluation_of_the_checkpoint_gives_the_same_results(finished):
     assert validation["split"]["parts"][0]["checkpoint"]["step"] == max(
         row["step"] for row in _rows(workdir) if row["stage"] == "fusion"
     )
-    assert (workdir / "results_validation.json").exists()
+    assert not (workdir / "results_validation.json").exists()
+    assert (workdir / "evaluations" / "validation_last" / "results_validation.json").exists()
     subjects = written["split"]["parts"][0]["validation"]["subjects"]
     assert sorted(validation["per_subject"]) == sorted(subjects)
 
