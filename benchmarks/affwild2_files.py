@@ -9,7 +9,8 @@ import numpy as np
 
 from data_pipelines import prepare, windows
 from data_pipelines.datasets import make_stream_windows
-from data_pipelines.items import Grid, make_items
+from data_pipelines.grid import Grid
+from data_pipelines.items import make_items
 from data_pipelines.loader import Loader
 from data_pipelines.media import audio, video
 from data_pipelines.media.video_writing import write_film

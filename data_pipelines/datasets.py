@@ -13,8 +13,8 @@ from typing import Any
 from data_pipelines.augment import FrameAugmentation, SignalAugmentation
 from data_pipelines.errors import BadDataError, UsageError
 from data_pipelines.frame_windows import LogMelWindows, TargetFrameWindows
+from data_pipelines.grid import Grid
 from data_pipelines.identity import check_reader
-from data_pipelines.items import Grid
 from data_pipelines.loader import StreamWindows
 from data_pipelines.normalise import Normaliser
 from data_pipelines.prepare import make_reader, prepare

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from data_pipelines.errors import BadDataError, UsageError
-from data_pipelines.items import ItemTable
+from data_pipelines.item_table import ItemTable
 from data_pipelines.recording import Recording
 from data_pipelines.source import PreparedSet
 from data_pipelines.stream_windows import Moment

@@ -12,8 +12,9 @@ import numpy as np
 
 from data_pipelines import item_counts, windows
 from data_pipelines.errors import BadDataError, UsageError
+from data_pipelines.grid import Grid
 from data_pipelines.item_counts import ItemCounts
-from data_pipelines.items import Grid, ItemTable
+from data_pipelines.item_table import ItemTable
 from data_pipelines.recording import Annotation, Recording
 from data_pipelines.source import PreparedSet
 from data_pipelines.tasks import Task

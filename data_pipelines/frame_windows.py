@@ -13,7 +13,7 @@ from data_pipelines import windows
 from data_pipelines.augment import FrameAugmentation
 from data_pipelines.errors import UsageError
 from data_pipelines.frame_items import PADDING, usable_frames
-from data_pipelines.items import Grid
+from data_pipelines.grid import Grid
 from data_pipelines.media import audio, spectrogram
 from data_pipelines.recording import Recording
 from data_pipelines.shared_spectra import SharedSpectra, can_share

@@ -16,7 +16,9 @@ import numpy as np
 
 from data_pipelines import label_draws
 from data_pipelines.errors import BadDataError
-from data_pipelines.items import Grid, ItemTable, make_items
+from data_pipelines.grid import Grid
+from data_pipelines.item_table import ItemTable
+from data_pipelines.items import make_items
 from data_pipelines.recording import Recording
 from data_pipelines.source import PreparedSet
 from data_pipelines.tasks import Task

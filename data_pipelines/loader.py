@@ -22,7 +22,7 @@ from absl import flags
 from data_pipelines.errors import UsageError
 from data_pipelines.feature_windows import FeatureWindows
 from data_pipelines.frame_windows import LogMelWindows, TargetFrameWindows
-from data_pipelines.items import ItemTable
+from data_pipelines.item_table import ItemTable
 from data_pipelines.program import begin_worker
 from data_pipelines.stream_windows import FrameWindows, Moment, SignalWindows
 from data_pipelines.worker_batches import WorkerBatches

@@ -16,7 +16,7 @@ import numpy as np
 
 from data_pipelines.errors import BadDataError
 from data_pipelines.frame_windows import LogMelWindows, TargetFrameWindows
-from data_pipelines.items import ItemTable
+from data_pipelines.item_table import ItemTable
 from data_pipelines.recording import Recording
 from data_pipelines.source import PreparedSet
 from data_pipelines.stream_windows import FrameWindows, Moment, SignalWindows

@@ -7,7 +7,7 @@ import collections
 import numpy as np
 
 from data_pipelines import item_counts, windows
-from data_pipelines.items import Grid
+from data_pipelines.grid import Grid
 from data_pipelines.recording import Recording
 from data_pipelines.tasks import NOT_ANNOTATED, Task
 

@@ -14,7 +14,7 @@ import numpy as np
 from data_pipelines import windows
 from data_pipelines.augment import FrameAugmentation, SignalAugmentation
 from data_pipelines.errors import BadDataError, UsageError
-from data_pipelines.items import Grid
+from data_pipelines.grid import Grid
 from data_pipelines.normalise import LOSES_LEVEL, Normaliser
 from data_pipelines.recording import Recording
 from data_pipelines.source import PreparedSet

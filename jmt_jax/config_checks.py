@@ -14,7 +14,7 @@ import numpy as np
 
 from data_pipelines import datasets
 from data_pipelines.errors import UsageError
-from data_pipelines.items import Grid
+from data_pipelines.grid import Grid
 from data_pipelines.reader_options import make_reader
 from data_pipelines.tasks import find_task
 from jmt_jax import addresses, config_rules, evaluate, stage, weights

@@ -14,7 +14,9 @@ import numpy as np
 from data_pipelines import label_shuffle, splits
 from data_pipelines.datasets import make_stream_windows, open_dataset, usable_cache_dir
 from data_pipelines.errors import UsageError
-from data_pipelines.items import Grid, ItemTable, make_items
+from data_pipelines.grid import Grid
+from data_pipelines.item_table import ItemTable
+from data_pipelines.items import make_items
 from data_pipelines.loader import Loader
 from data_pipelines.source import BLOCK_CACHE_BYTES, DEFAULT_CACHE_BYTES, PreparedSet
 from data_pipelines.tasks import Task, find_task

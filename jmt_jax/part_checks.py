@@ -9,7 +9,7 @@ import numpy as np
 
 from data_pipelines import item_counts
 from data_pipelines.errors import BadDataError
-from data_pipelines.items import ItemTable
+from data_pipelines.item_table import ItemTable
 from data_pipelines.splits import PARTS, Split, fold_words
 from data_pipelines.stream_windows import SignalWindows
 from data_pipelines.tasks import Task

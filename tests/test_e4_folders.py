@@ -13,7 +13,8 @@ from e4_case import START, write_labels, write_person
 
 from data_pipelines import prepare, reader_options, storage, workers
 from data_pipelines.errors import BadDataError, UsageError
-from data_pipelines.items import Grid, make_items
+from data_pipelines.grid import Grid
+from data_pipelines.items import make_items
 from data_pipelines.readers.e4 import E4
 from data_pipelines.source import PreparedSet
 from data_pipelines.tasks import find_task

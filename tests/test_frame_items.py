@@ -14,7 +14,8 @@ import pytest
 from data_pipelines import frame_items, frame_windows
 from data_pipelines.datasets import make_stream_windows
 from data_pipelines.errors import BadDataError, UsageError
-from data_pipelines.items import Grid, make_items
+from data_pipelines.grid import Grid
+from data_pipelines.items import make_items
 from data_pipelines.loader import BlockOrder, Loader
 from data_pipelines.media import spectrogram
 from data_pipelines.recording import Annotation, Chunk, Recording, StreamSpec

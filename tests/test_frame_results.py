@@ -17,7 +17,9 @@ from matplotlib.image import imread
 
 from data_pipelines import splits
 from data_pipelines.errors import UsageError
-from data_pipelines.items import Grid, ItemTable, make_items
+from data_pipelines.grid import Grid
+from data_pipelines.item_table import ItemTable
+from data_pipelines.items import make_items
 from data_pipelines.loader import Loader
 from data_pipelines.recording import Annotation, Recording, StreamSpec
 from data_pipelines.tasks import Task

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import BadDataError, UsageError
-from data_pipelines.items import Grid, make_items
+from data_pipelines.grid import Grid
+from data_pipelines.items import make_items
 from data_pipelines.recording import Annotation, Recording
 from data_pipelines.source import make_table
 from data_pipelines.splits import Item, make_split

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from data_pipelines import label_draws, label_shuffle
 from data_pipelines.errors import BadDataError
-from data_pipelines.items import Grid, ItemTable
+from data_pipelines.grid import Grid
+from data_pipelines.item_table import ItemTable
 from data_pipelines.label_shuffle import Labels, left_over, order_of
 from data_pipelines.recording import Annotation, Recording
 from data_pipelines.tasks import find_task

@@ -9,7 +9,7 @@ import pytest
 
 from data_pipelines.datasets import make_stream_windows
 from data_pipelines.errors import BadDataError
-from data_pipelines.items import Grid
+from data_pipelines.grid import Grid
 from data_pipelines.normalise import LOOKS_AHEAD, MODES, Normaliser
 from data_pipelines.recording import Annotation, Chunk, Recording, StreamSpec
 from data_pipelines.source import make_table
