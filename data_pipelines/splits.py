@@ -20,6 +20,7 @@ from data_pipelines import clip_folds
 from data_pipelines.errors import BadDataError, UsageError
 
 PARTS = ("train", "validation", "test", "set_aside")
+EVALUATED = PARTS[:3]  # what can be reported; ``set_aside`` only chooses the checkpoint
 SELECTIONS = ("validation", "set_aside")
 PAPER_PROTOCOL = "clip_kfold_test_selected"
 

@@ -188,11 +188,16 @@ def table(runs: Sequence[FinishedRun], metric_name: str = "", num_resamples: int
     classes = (first.written["confusion_matrix"] or {}).get("classes", ())
     said = [one_answer.sentence(run.folder.name, run.tables, classes) for run in runs]
     lines += [words for words in said if words]
-    ahead = [(run.folder.name, result_words.sees_future(run.written)) for run in runs]
-    lines += [f"{name}: {words}" for name, words in ahead if words]
-    if first.written["sample"]:
-        lines.append("These are results on the built-in sample; they say nothing about real people.")
-    return "\n".join(lines)
+    return "\n".join(lines + _warnings(runs))
+
+
+def _warnings(runs: Sequence[FinishedRun]) -> list[str]:
+    """Every warning of the runs' results once, behind the names of the runs that it is about."""
+    named: dict[str, list[str]] = {}
+    for run in runs:
+        for sentence in result_words.warnings(run.written):
+            named.setdefault(sentence, []).append(run.folder.name)
+    return [f"{', '.join(names)}: {sentence}" for sentence, names in named.items()]
 
 
 def _legend(

@@ -191,7 +191,7 @@ RULES: Mapping[str, Rule] = {
     "training.*.clip_gradient_norm": _number(least=0),
     "training.*.accumulation_steps": _whole(1),
     "training.*.ema_decay": _RATE,
-    "eval.split": _one_of(*splits.PARTS),
+    "eval.split": _one_of(*splits.EVALUATED),
     "eval.checkpoint": _CHECKPOINT,
     "eval.global_batch_size": _whole(1),
     "eval.num_resamples": _whole(1),

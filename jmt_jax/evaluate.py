@@ -14,6 +14,7 @@ import numpy as np
 from data_pipelines.errors import UsageError
 from data_pipelines.loader import PADDING
 from data_pipelines.normalise import LOOKS_AHEAD
+from data_pipelines.splits import EVALUATED
 from jmt_jax import (
     control_models,
     divergence,
@@ -37,8 +38,6 @@ from jmt_jax.statistics import Predictions
 from jmt_jax.steps import make_eval_step
 from jmt_jax.train_state import Params
 
-PARTS = ("train", "validation", "test")
-
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -61,11 +60,11 @@ class Outcome:
 
 def check(experiment: Experiment) -> None:
     """Raises UsageError at once for what would otherwise be found out when training is over."""
-    if experiment.config.eval.split not in PARTS:
-        raise UsageError(f"eval.split={experiment.config.eval.split!r}; it is one of {', '.join(PARTS)}")
+    if experiment.config.eval.split not in EVALUATED:
+        raise UsageError(f"eval.split={experiment.config.eval.split!r}; it is one of {', '.join(EVALUATED)}")
     # Without data there are no rows yet.
     if experiment.rows and not len(experiment.rows[experiment.config.eval.split]):
-        held = ", ".join(part for part in PARTS if len(experiment.rows[part]))
+        held = ", ".join(part for part in EVALUATED if len(experiment.rows[part]))
         raise UsageError(
             f"protocol {experiment.split.name} has no {experiment.config.eval.split} part here; set "
             f"--config.eval.split to one of {held}"
@@ -273,8 +272,6 @@ def summarise(
         # The last file: a run that has it is finished.
         results.write(results_path(workdir, part), written)
         results_text.log(written, part, run_folder.named(results_path(workdir, part)))
-        if written["split"]["selected_on_reported"]:
-            logging.warning(results.SELECTED_ON_REPORTED.format(part=part))
         said = one_answer.sentence(
             "the model", runs, data.task.outputs if data.task.is_classification else ()
         )

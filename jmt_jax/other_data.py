@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -59,7 +60,7 @@ def open_trained(config: Config, workdir: Path) -> list[Trained]:
             f"of it: {told or 'and it has no items'}. Give recordings of other people; people of the same "
             "names need other ones"
         )
-    data = dataclasses.replace(data, other=_facts(data, kept, left_out))
+    data = dataclasses.replace(data, other=_facts(named, kept, left_out))
     _say(named, kept, left_out)
     return [_trained(config, data, record, folder, kept) for folder, record in records.items()]
 
@@ -122,10 +123,10 @@ def _met(data: Data, records: Sequence[Mapping[str, Any]], named: str) -> dict[s
     return found
 
 
-def _facts(data: Data, kept: Mapping[str, str], left_out: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
-    """``data.other`` of ``results.json``."""
+def _facts(named: str, kept: Mapping[str, str], left_out: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """``data.other`` of ``results.json``; its folder is the one given, never that of the cache."""
     return {
-        "folder": data.prepared.path.name,
+        "folder": Path(os.path.abspath(named)).name,
         "subjects": len(set(kept.values())),
         "left_out_subjects": len(left_out),
         "left_out": {who: why for who, (_, why) in sorted(left_out.items())},
@@ -139,6 +140,10 @@ def _say(named: str, kept: Mapping[str, str], left_out: Mapping[str, tuple[str, 
     )
     for who, (_, why) in sorted(left_out.items()):
         logging.info(f"  {who}: {why}")
+    logging.info(
+        "no simple models stand beside these figures: they learn from the run's own training part, which "
+        "need not be there"
+    )
 
 
 def _check_streams(data: Data, record: Mapping[str, Any], named: str) -> None:

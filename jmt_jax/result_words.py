@@ -22,8 +22,9 @@ DIFFERENCES = (
 )
 _WITHIN = " (subject)"
 SEES_FUTURE = (
-    "{streams} of test subjects {verb} normalised with all of their recordings, which looks ahead: no live "
-    "use could do so (--config.data.streams.<stream>.normalise=subject_past sees the past alone)."
+    "{streams} of the people who are evaluated {verb} normalised with all of their recordings, which looks "
+    "ahead: no live use could do so (--config.data.streams.<stream>.normalise=subject_past sees the past "
+    "alone)."
 )
 
 
@@ -49,7 +50,7 @@ def lines(written: Mapping[str, Any]) -> list[str]:
 
 
 def sees_future(written: Mapping[str, Any]) -> str:
-    """The sentence on what results know of test subjects' future; "" where they know nothing of it.
+    """The sentence on what results know of the evaluated people's future; "" where they know nothing of it.
 
     Args:
       written: What ``results.json`` holds.
@@ -59,6 +60,16 @@ def sees_future(written: Mapping[str, Any]) -> str:
     if not streams:
         return ""
     return SEES_FUTURE.format(streams=" and ".join(streams), verb="was" if len(streams) == 1 else "were")
+
+
+def warnings(written: Mapping[str, Any]) -> list[str]:
+    """All sentences on what the figures must not be taken for, each once: of the split, normalisation, data.
+
+    Args:
+      written: What ``results.json`` holds.
+    """
+    said = [*written["split"]["warnings"], sees_future(written), written["warning"]]
+    return list(dict.fromkeys(sentence for sentence in said if sentence))
 
 
 def _table(written: Mapping[str, Any], unit: str) -> list[list[str]]:

@@ -22,6 +22,10 @@ SELECTED_ON_REPORTED = (
     "The checkpoint was chosen on the very recordings that are reported (the {part} part): these figures are "
     "the best of several looks at them, and tell nothing sure of new people."
 )
+TRAINED_ON = (
+    "These are the people that the model was trained on (the train part): the figures say how well they were "
+    "learnt, and nothing of new people."
+)
 PACKAGES = ("jmt-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")
 
 # Facts of one fold with one seed, from `paper_facts`.
@@ -287,6 +291,7 @@ def _merge_splits(splits: Sequence[Mapping[str, Any]], reported: str) -> dict[st
     first = splits[0]
     same = first["selection"] == reported
     further = [SELECTED_ON_REPORTED.format(part=reported)] if same else []
+    further += [TRAINED_ON] if reported == "train" else []
     if any(s[key] != first[key] for s in splits for key in ("name", "selection", "folds")):
         raise ValueError("the runs have different protocols; expected one protocol for one results.json")
     kept = ("fold", "seed", "train", "validation", "test", "set_aside", "items", "shuffled_labels", *_OF_PART)

@@ -18,10 +18,8 @@ def log(written: Mapping[str, Any], part: str, place: str) -> None:
       part: Which part it is about.
       place: Where it is.
     """
-    if written["warning"]:
-        logging.warning(written["warning"])
-    if words := result_words.sees_future(written):
-        logging.warning(words)
+    for sentence in result_words.warnings(written):
+        logging.warning(sentence)
     for run in written["split"]["parts"]:
         which = f"{fold_words(run['fold'], written['split']['folds'])}, seed {run['seed']}"
         if "shuffled_labels" in run:

@@ -178,10 +178,12 @@ def _difference(
     rule = None if over == "fold" else intervals.rule(name, subject_mean=over == "subject")
     if rule is None:
         said = intervals.UNMEASURED
-    elif told.sum() < units:
-        said = "not every seed tests every subject, or without some the value is undefined"
+    elif min(map(len, sides)) < differences.FEWEST_SEEDS:
+        said = differences.ONE_SEED
     elif units < rule.fewest:
         said = intervals.too_few(units, rule.fewest)
+    elif told.sum() < units:
+        said = "not every seed tests every subject, or without some the value is undefined"
     else:
         said = differences.interval(sides[0][:, told], sides[1][:, told], value)
     if isinstance(said, str):

@@ -149,6 +149,7 @@ WRONG = [
     ("data.streams.pulse.normalise", "zscore", "one of none, window"),
     ("data.streams.pulse.augment.gain", 2.0, "at most 1"),
     ("eval.split", "all", "one of train, validation, test"),
+    ("eval.split", "set_aside", "one of train, validation, test"),
     ("eval.select", "acc", "accuracy"),
     ("eval.checkpoint", "newest", "best, last or a step"),
     ("eval.num_resamples", 0, "from 1 up"),

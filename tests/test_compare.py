@@ -56,7 +56,7 @@ def test_the_difference_is_the_first_minus_the_other_and_the_controls_follow(tmp
     assert lines[3].startswith("| bad | a,b | concat | fusion 90 | 0.") and not lines[3].endswith("|  |")
     assert lines[4].startswith("| control: time |")
     assert lines[6] == "auroc: mean over 6 subjects; 6 subjects, 1 seed a run."
-    assert "sample" in lines[-1]
+    assert lines[-1] == "good, bad: These figures say nothing about biovid."
     value, other = (float(line.split("|")[5].split()[0]) for line in lines[2:4])
     assert value > other and float(lines[3].split("|")[6].split()[0]) > 0
 
@@ -77,8 +77,20 @@ def test_a_run_that_looks_ahead_is_named(tmp_path):
     written["data"]["normalisation"] = {"body": {"mode": "subject", "looked_ahead": True}}
     results.write(runs[1] / "results.json", written)
     lines = compare.table([compare.load(run) for run in runs]).splitlines()
-    assert any(line.startswith("future: body of test subjects was normalised") for line in lines)
+    said = "future: body of the people who are evaluated was normalised"
+    assert any(line.startswith(said) for line in lines)
     assert not any(line.startswith("past: ") for line in lines)
+
+
+def test_every_warning_of_results_is_said_once_with_its_runs(tmp_path):
+    runs = [write_run(tmp_path / name, make_table()) for name in ("one", "two")]
+    for run, sentences in zip(runs, (["Leak."], ["Leak.", results.TRAINED_ON]), strict=True):
+        written = results.read(run / "results.json")
+        written["split"]["warnings"] = sentences
+        results.write(run / "results.json", written)
+    lines = compare.table([compare.load(run) for run in runs]).splitlines()
+    assert lines.count("one, two: Leak.") == 1 and f"two: {results.TRAINED_ON}" in lines
+    assert "one, two: These figures say nothing about biovid." in lines
 
 
 def test_with_one_seed_a_side_nothing_is_marked(tmp_path, capsys):

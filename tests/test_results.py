@@ -66,6 +66,12 @@ def test_results_obey_the_published_schema(tmp_path):
     assert built["fingerprint"] == "abc"
 
 
+def test_results_on_the_training_people_say_so():
+    split = make_results(reported="train")["split"]
+    assert split["warnings"][-1] == results.TRAINED_ON and "was trained on" in results.TRAINED_ON
+    assert results.TRAINED_ON not in make_results()["split"]["warnings"]
+
+
 def test_undefined_numbers_become_null():
     built = make_results(
         per_subject={"s0": {"auroc": float("nan")}}, metrics={"auroc": Interval(None, None, 1)}

@@ -220,7 +220,8 @@ def _renamed(config, out, who, name):
     return out
 
 
-def test_of_other_recordings_those_of_people_seen_are_left_out_and_counted(trained, tmp_path):
+def test_of_other_recordings_those_of_people_seen_are_left_out_and_counted(trained, tmp_path, caplog):
+    caplog.set_level("INFO", "jmt_jax")
     config, workdir = trained
     people = {name: part["subjects"] for name, part in run_record.read(workdir)["parts"].items()}
     taught, tested = people["train"][0], people["test"]
@@ -239,6 +240,11 @@ def test_of_other_recordings_those_of_people_seen_are_left_out_and_counted(train
     # The constants of normalisation are the run's: the same people get the very same answers.
     own, again = ((place / "predictions" / "test.csv").read_bytes() for place in (workdir, folder))
     assert own == again
+    assert written["controls"] == {} and "no simple models stand beside these figures" in caplog.text
+    # Raw recordings are prepared in the cache; the name is of the folder that was given.
+    raw = study.run_evaluation(_with(config, eval__data_dir=f"{other}_raw/"), workdir)
+    assert raw["data"]["other"]["folder"] == "elsewhere_raw"
+    assert len(list((workdir / "evaluations").glob("on_elsewhere-raw_*_best"))) == 1
     path, kept = _change(workdir, _taught_on_tested)
     try:
         with pytest.raises(UsageError, match="nobody is left to evaluate"):

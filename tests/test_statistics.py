@@ -231,6 +231,14 @@ def test_paired_differences_are_over_people_and_seeds(unit):
     assert same.value == 0 and same.ci95[0] < 0 < same.ci95[1]
 
 
+@pytest.mark.parametrize("unit", ["pooled", "subject"])
+@pytest.mark.parametrize(("seeds", "subjects", "reason"), [(1, 1, "one seed"), (3, 1, "1 subject")])
+def test_a_difference_without_an_interval_says_what_is_true(unit, seeds, subjects, reason):
+    sides = [[make_table(seed, subjects=subjects) for seed in range(k, k + seeds)] for k in (0, 10)]
+    found = paired_difference(classification_metric, *sides, unit)["accuracy"]
+    assert found.ci95 is None and found.reason.startswith(reason)
+
+
 def test_a_control_without_chance_has_one_table_for_all_seeds():
     good, control = [make_table(seed, skill=2.0) for seed in range(3)], make_table(9, skill=0.2)
     found = paired_difference(classification_metric, good, [control] * 3)["accuracy"]

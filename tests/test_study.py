@@ -111,7 +111,8 @@ def test_folds_and_seeds_make_one_result_with_controls(cache_dir, tmp_path):
     assert "model - time (subject)" in written["paired_differences"]
     assert written["data"]["normalisation"]["skin_conductance"] == {"mode": "subject", "looked_ahead": True}
     assert written["sees_future_of_test_subjects"] is True
-    assert "skin_conductance of test subjects was normalised with all" in result_words.sees_future(written)
+    said = result_words.sees_future(written)
+    assert said.startswith("skin_conductance of the people who are evaluated was normalised with all")
     assert sorted(path.name for path in tmp_path.glob("fold_*")) == [f"fold_{fold}_seed_0" for fold in (0, 1)]
 
 
