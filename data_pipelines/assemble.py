@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines import card as data_card
-from data_pipelines import inputs, missing_samples, storage
+from data_pipelines import inputs, missing_samples, seal, storage
 from data_pipelines.progress import Progress
 from data_pipelines.recording import Cautious, LeftOut, Reader, Recording, Source, StreamSpec
 from data_pipelines.source import (
     CARD_FILE,
     CHUNKS_FOLDER,
+    SEALED_FILES,
     SOURCES_FOLDER,
     UNFINISHED_FILE,
     make_table,
@@ -95,6 +96,7 @@ def assemble(
         warnings=[storage.without_root(text, reader) for text in warnings],
         fingerprints=dict(fingerprints) | total,
         files=files,
+        sha256=seal.make(out, SEALED_FILES),
     )
     text = data_card.to_markdown(card)
     storage.write_atomically(out / CARD_TEXT_FILE, lambda file: file.write(text.encode()))

@@ -51,6 +51,7 @@ def make_card(
     warnings: Sequence[str],
     fingerprints: Mapping[str, Any],
     files: Mapping[str, int],
+    sha256: Mapping[str, str],
 ) -> dict[str, Any]:
     """Makes the data card.
 
@@ -63,6 +64,7 @@ def make_card(
       warnings: What whoever uses the data should look at, a sentence each.
       fingerprints: Of reader, settings and inputs.
       files: Size in bytes of each file written, by its path within the folder.
+      sha256: Of each file that says which recordings and labels there are (`seal.make`).
 
     Returns:
       JSON values.
@@ -88,6 +90,7 @@ def make_card(
         "fingerprints": dict(fingerprints),
         "versions": software_versions(),
         "files": dict(files),
+        "sha256": dict(sha256),
     }
 
 

@@ -20,7 +20,7 @@ from data_pipelines.normalise import Normaliser
 from data_pipelines.prepare import make_reader, prepare
 from data_pipelines.raw_files import no_folder
 from data_pipelines.recording import Reader
-from data_pipelines.source import DEFAULT_CACHE_BYTES, PreparedSet, is_prepared, read_card
+from data_pipelines.source import CARD_FORMAT, DEFAULT_CACHE_BYTES, PreparedSet, is_prepared, read_card
 from data_pipelines.stream_windows import FrameWindows, SignalWindows
 
 _NAME_A_CACHE = (
@@ -221,6 +221,6 @@ def make_stream_windows(
 
 
 def _key(reader: Reader, raw: Path) -> str:
-    """A short name for (reader, settings, raw folder)."""
-    facts = [reader.name, reader.version, dict(reader.settings()), os.path.realpath(raw)]
+    """A short name for (layout, reader, settings, raw folder)."""
+    facts = [CARD_FORMAT, reader.name, reader.version, dict(reader.settings()), os.path.realpath(raw)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -15,9 +15,9 @@ import numpy as np
 from data_pipelines.errors import UsageError
 from data_pipelines.raw_files import InputFile, hash_file, measure_file
 from data_pipelines.recording import Reader, Remembering, Source
+from data_pipelines.source import INPUTS_FILE
 from data_pipelines.storage import StoredSource, digest, write_arrays, write_atomically
 
-INPUTS_FILE = "inputs.jsonl"
 # Apart, so that everything else is the same where the raw files are copies of another date.
 MODIFIED_FILE = "inputs_modified_ns.npy"
 # Spares the next scan of the raw folder work; whoever reads the data set does not need it.
@@ -74,11 +74,19 @@ def _write_modified(out: Path, modified_ns: Sequence[int]) -> None:
 
 def _read(out: Path) -> list[InputFile]:
     lines = [json.loads(line) for line in (out / INPUTS_FILE).read_text(encoding="utf-8").splitlines()]
-    modified = np.load(out / MODIFIED_FILE).tolist()
     return [
         InputFile(line["path"], line["size"], modified_ns, line["sha256"])
-        for line, modified_ns in zip(lines, modified, strict=True)
+        for line, modified_ns in zip(lines, _read_modified(out, len(lines)), strict=True)
     ]
+
+
+def _read_modified(out: Path, count: int) -> list[int]:
+    """Times of change; they only spare reading, so of a file that cannot be read all are as good as none."""
+    with contextlib.suppress(OSError, EOFError, ValueError, zipfile.BadZipFile):
+        modified = np.load(out / MODIFIED_FILE, allow_pickle=False)
+        if modified.dtype == np.int64 and modified.shape == (count,):
+            return modified.tolist()
+    return [0] * count
 
 
 def remember_scan(reader: Reader, out: Path) -> None:

@@ -37,6 +37,7 @@ from data_pipelines.source import (
     SOURCES_FOLDER,
     UNFINISHED_FILE,
     annotation_arrays,
+    check_seal,
     is_prepared,
     read_card,
 )
@@ -102,6 +103,7 @@ def prepare(
         fingerprints = _fingerprints(reader, scan)
         if is_prepared(out):
             card = read_card(out)
+            check_seal(out, card)
             inputs.check_unchanged(out, card, fingerprints, Path(reader.root), scan.sources)
             log(f"{out} is prepared already, from the same files with the same settings: nothing to do")
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import json
@@ -14,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines import seal
+from data_pipelines.chunk_cache import ChunkCache
 from data_pipelines.errors import BadDataError
 from data_pipelines.raw_files import no_folder
 from data_pipelines.recording import Annotation, Chunk, Recording, StreamSpec
@@ -23,15 +24,16 @@ CARD_FILE = "data_card.json"
 INDEX_FILE = "index.npz"
 RECORDINGS_FILE = "recordings.jsonl"
 ANNOTATIONS_FILE = "annotations.npz"
+INPUTS_FILE = "inputs.jsonl"
 CHUNKS_FOLDER = "chunks"
 SOURCES_FOLDER = "sources"
 UNFINISHED_FILE = "UNFINISHED"
-CARD_FORMAT = 1
+CARD_FORMAT = 2
+# What says which recordings, labels and chunks there are; the chunks have check sums of their own.
+SEALED_FILES = (INDEX_FILE, RECORDINGS_FILE, ANNOTATIONS_FILE, INPUTS_FILE)
 DEFAULT_CACHE_BYTES = 512 * 2**20
 # For data that are read block after block: a block's chunks are needed while it is mixed, and then no more.
 BLOCK_CACHE_BYTES = 24 * 2**20
-# What the objects around a small chunk take, so that a million tiny ones do not count as nothing.
-_CHUNK_OVERHEAD_BYTES = 1024
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -221,6 +223,20 @@ def read_card(path: Path) -> dict[str, Any]:
     return card
 
 
+def check_seal(path: Path, card: Mapping[str, Any]) -> None:
+    """Checks that recordings, labels and index of a prepared folder are those that its card was written for.
+
+    Raises:
+      BadDataError: One differs, or is missing.
+    """
+    try:
+        seal.check(path, SEALED_FILES, card["sha256"])
+    except FileNotFoundError as error:
+        raise _damaged(path, f"{Path(error.filename).name} is missing") from error
+    except (KeyError, TypeError) as error:
+        raise _damaged(path, f"its {CARD_FILE} lacks a check sum ({error})") from error
+
+
 def _damaged(path: Path, what: str) -> BadDataError:
     return BadDataError(
         f"the prepared data in {path} are damaged: {what}; delete the folder and prepare again"
@@ -260,7 +276,8 @@ class PreparedSet:
           max_cache_bytes: How much of the chunks read last (still encoded) each process keeps in memory.
 
         Raises:
-          BadDataError: It is no prepared folder, not a finished one, or some of it is missing or cut short.
+          BadDataError: It is no prepared folder, not a finished one, or some of it is missing, cut short or
+            not what was prepared.
         """
         path = Path(path)
         card = read_card(path)
@@ -269,11 +286,12 @@ class PreparedSet:
                 found = (path / name).stat().st_size
                 if found != size:
                     raise _damaged(path, f"{name} has {found} bytes, not {size}")
+            check_seal(path, card)
             tables = _read_tables(path, list(card["streams"]))
             return cls(path, card, _read_recordings(path), tables, max_cache_bytes)
         except FileNotFoundError as error:
             raise _damaged(path, f"{Path(error.filename).name} is missing") from error
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             raise _damaged(path, f"its description cannot be read ({error})") from error
 
     def table(self, stream: str) -> ChunkTable:
@@ -329,7 +347,7 @@ class PreparedSet:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._data_sources: dict[str, Any] = {}
-        self._cache = _Cache(self._max_cache_bytes)
+        self._cache = ChunkCache(self._max_cache_bytes)
 
     def _check_process(self) -> None:
         # A forked process must not share the parent's file positions and locks.
@@ -349,38 +367,3 @@ def _stream_spec(name: str, fields: Mapping[str, Any]) -> StreamSpec:
     known = {field.name for field in dataclasses.fields(StreamSpec)} - {"name"}
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items() if key in known}
     return StreamSpec(name, **values)
-
-
-class _Cache:
-    """The chunks that were read last, up to a number of bytes."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes, self._bytes = max_bytes, 0
-        self._lock = threading.Lock()
-        self._chunks: collections.OrderedDict[tuple[str, int], Chunk] = collections.OrderedDict()
-
-    def find(self, stream: str, rows: Sequence[int]) -> dict[int, Chunk]:
-        found = {}
-        with self._lock:
-            for row in rows:
-                chunk = self._chunks.get((stream, row))
-                if chunk is not None:
-                    self._chunks.move_to_end((stream, row))
-                    found[row] = chunk
-        return found
-
-    def add(self, stream: str, chunks: Mapping[int, Chunk]) -> None:
-        with self._lock:
-            for row, chunk in chunks.items():
-                if (stream, row) not in self._chunks:
-                    self._chunks[stream, row] = chunk
-                    self._bytes += _size(chunk)
-            while self._bytes > self._max_bytes:
-                _, chunk = self._chunks.popitem(last=False)
-                self._bytes -= _size(chunk)
-
-
-def _size(chunk: Chunk) -> int:
-    values = 0 if chunk.values is None else chunk.values.nbytes
-    frames = sum(map(len, chunk.frames))
-    return _CHUNK_OVERHEAD_BYTES + frames + values + chunk.times_seconds.nbytes

@@ -22,7 +22,7 @@ from data_pipelines import features
 from data_pipelines.errors import BadDataError, UsageError
 from data_pipelines.feature_windows import FeatureSet, FeatureWindows, Units, make_units
 from data_pipelines.loader import Shard
-from data_pipelines.source import PreparedSet, is_prepared
+from data_pipelines.source import CARD_FORMAT, PreparedSet, is_prepared
 from data_pipelines.storage import digest
 from jmt_jax import logging
 from jmt_jax.distributed import wait_for_all
@@ -281,6 +281,7 @@ def _facts(
     options = window_options(config, stream)
     facts = {
         "version": features.VERSION,
+        "layout": CARD_FORMAT,
         "data": data.prepared.card["fingerprints"],
         "stream": dataclasses.asdict(data.prepared.streams[stream]),
         "windows": {key: value for key, value in options.items() if key not in _NOT_SEEN},

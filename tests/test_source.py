@@ -18,7 +18,7 @@ import pytest
 from data_pipelines import prepare, storage, workers
 from data_pipelines.errors import BadDataError
 from data_pipelines.recording import Annotation, Chunk, Recording, Source, StreamSpec
-from data_pipelines.source import PreparedSet, is_prepared
+from data_pipelines.source import CARD_FORMAT, PreparedSet, is_prepared
 
 PEOPLE = ("r1 anna 0 v1 b1", "r2 anna 1,2,? v1 b2", "r3 bert 1 - b3", "r4 carl gone - -", "r5 carl 1 v5 b1")
 FILES = {
@@ -205,7 +205,7 @@ def test_damaged_card_is_said(prepared, tmp_path):
     card.write_text(text[:100])
     with pytest.raises(BadDataError, match=r"data_card\.json cannot be read"):
         PreparedSet.open(folder)
-    card.write_text(text.replace('"format": 1', '"format": 99'))
+    card.write_text(text.replace(f'"format": {CARD_FORMAT}', '"format": 99'))
     with pytest.raises(BadDataError, match="format 99"):
         PreparedSet.open(folder)
     fields = json.loads(text)
@@ -213,6 +213,52 @@ def test_damaged_card_is_said(prepared, tmp_path):
     card.write_text(json.dumps(fields))
     with pytest.raises(BadDataError, match="description cannot be read"):
         PreparedSet.open(folder)
+
+
+def _other_label(folder: Path) -> None:
+    """The same size, and a check sum that is right: only the labels are others."""
+    path = folder / "annotations.npz"
+    with np.load(path) as file:
+        arrays = dict(file)
+    arrays["values"] = np.where(arrays["mask"], 1 - arrays["values"], arrays["values"])
+    with path.open("wb") as file:
+        storage.write_arrays(file, arrays)
+
+
+def _flip(name: str):
+    def flip(folder: Path) -> None:
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        (folder / name).write_bytes(content)
+
+    return flip
+
+
+_NOT_PREPARED_SO = {
+    "annotations.npz": _other_label,
+    **{name: _flip(name) for name in ("index.npz", "recordings.jsonl", "inputs.jsonl")},
+    "annotations.npz ": _flip("annotations.npz"),
+}
+
+
+@pytest.mark.parametrize("name", _NOT_PREPARED_SO)
+def test_what_was_not_prepared_so_is_refused(reader, prepared, tmp_path, name):
+    folder = copy(prepared, tmp_path)
+    size = (folder / name.strip()).stat().st_size
+    _NOT_PREPARED_SO[name](folder)
+    assert (folder / name.strip()).stat().st_size == size
+    with pytest.raises(BadDataError, match=rf"{name.strip()} differs from what was written.*prepare again"):
+        PreparedSet.open(folder)
+    with pytest.raises(BadDataError, match=rf"{name.strip()} differs from what was written.*prepare again"):
+        prepare_here(reader, folder)
+
+
+def test_times_of_change_that_cannot_be_read_are_measured_again(reader, prepared, tmp_path):
+    folder = copy(prepared, tmp_path)
+    whole = (folder / "inputs_modified_ns.npy").read_bytes()
+    (folder / "inputs_modified_ns.npy").write_bytes(b"\0" * len(whole))
+    prepare_here(reader, folder)
+    assert (folder / "inputs_modified_ns.npy").read_bytes() == whole
 
 
 def test_flipped_bytes_are_noticed(prepared, tmp_path):
