@@ -19,7 +19,9 @@ import numpy as np
 from data_pipelines import command_line, endings, program
 from data_pipelines.errors import BadDataError, UsageError
 from jmt_jax import (
+    evaluate,
     evaluations,
+    found_results,
     frame_tables,
     one_answer,
     result_words,
@@ -45,6 +47,7 @@ class FinishedRun:
       written: Its ``results.json``.
       tables: One a seed, the folds joined; by frame smoothed as the headline figures are.
       controls: Control name to tables in the same order.
+      note: Which of several evaluations was taken; else "".
     """
 
     folder: Path
@@ -52,6 +55,7 @@ class FinishedRun:
     written: dict[str, Any]
     tables: list[Predictions]
     controls: dict[str, list[Predictions]]
+    note: str = ""
 
 
 def load(folder: Path, part: str = "") -> FinishedRun:
@@ -59,7 +63,8 @@ def load(folder: Path, part: str = "") -> FinishedRun:
 
     Args:
       folder: Its folder.
-      part: The part that was evaluated; "" is the one that its ``eval.split`` names.
+      part: The part that was evaluated, by the run or later (`found_results.find`); "" is the one that its
+        ``eval.split`` names.
 
     Raises:
       BadDataError: There is none, or it has no results about that part.
@@ -72,18 +77,17 @@ def load(folder: Path, part: str = "") -> FinishedRun:
         if name not in config.get(group, {}):
             raise BadDataError(f"{folder}/config.json has no key {key}; {run_config.ADVICE}")
     part = part or config.eval.get("split", "test")
-    suffix = "" if part == "test" else f"_{part}"
-    written = results.read(folder / f"results{suffix}.json")
-    _check_people(folder, written)
-    tables = _tables(folder, written, f"{part}.csv")
+    place, note = found_results.find(folder, part)
+    config = run_config.get_config(str(place / "config.json"))
+    written = results.read(evaluate.results_path(place, part))
+    _check_people(place, written)
+    tables = _tables(place, written, f"{part}.csv")
     if written["unit"] == "recording":
         tables = frame_tables.headline(config, tables)
-    controls = {
-        name: _tables(folder, written, f"{part}_{name}.csv") for name in written.get("controls") or {}
-    }
+    controls = {name: _tables(place, written, f"{part}_{name}.csv") for name in written.get("controls") or {}}
     if written["unit"] == "recording":
         controls = {name: frame_tables.headline(config, said) for name, said in controls.items()}
-    return FinishedRun(folder, config, written, tables, controls)
+    return FinishedRun(folder, config, written, tables, controls, note)
 
 
 def _check_people(folder: Path, written: dict[str, Any]) -> None:
@@ -188,7 +192,8 @@ def table(runs: Sequence[FinishedRun], metric_name: str = "", num_resamples: int
     classes = (first.written["confusion_matrix"] or {}).get("classes", ())
     said = [one_answer.sentence(run.folder.name, run.tables, classes) for run in runs]
     lines += [words for words in said if words]
-    return "\n".join(lines + _warnings(runs))
+    notes = dict.fromkeys(run.note for run in runs if run.note)
+    return "\n".join([*lines, *notes, *_warnings(runs)])
 
 
 def _warnings(runs: Sequence[FinishedRun]) -> list[str]:

@@ -6,9 +6,10 @@ run's folder, named by what was evaluated, and laid out as a run's: ``config.jso
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,18 +59,31 @@ def run(trained: Sequence[Trained], workdir: Path, *, started: float, called: st
         evaluate.check(one.experiment)
     found = [_find(one) for one in trained]
     out = workdir / FOLDER / _new_folder(workdir, f"{called or part}_{config.eval.checkpoint}")
+    with _removed_on_failure(out):
+        outcomes, written = [], {}
+        for one, (checkpoints, step) in zip(trained, found, strict=True):
+            folder = out / one.folder.relative_to(workdir)
+            seconds = {"evaluation": time.monotonic() - started}
+            written = _evaluate(one, checkpoints, step, folder, seconds)
+            run_folder.share(folder)
+            outcomes.append(evaluate.load_outcome(one.experiment, folder, part))
+        if len(trained) > 1:
+            written = evaluate.summarise(config, data, outcomes, out, part=part, is_main=is_main)
+    # The last file: a folder without it, of a process that was killed, is taken for no evaluation.
     if is_main:
         files.write_text(out / "config.json", json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n")
-    outcomes, written = [], {}
-    for one, (checkpoints, step) in zip(trained, found, strict=True):
-        folder = out / one.folder.relative_to(workdir)
-        seconds = {"evaluation": time.monotonic() - started}
-        written = _evaluate(one, checkpoints, step, folder, seconds)
-        run_folder.share(folder)
-        outcomes.append(evaluate.load_outcome(one.experiment, folder, part))
-    if len(trained) > 1:
-        written = evaluate.summarise(config, data, outcomes, out, part=part, is_main=is_main)
     return written
+
+
+@contextlib.contextmanager
+def _removed_on_failure(out: Path) -> Iterator[None]:
+    """Removes this evaluation's own folder where it ends early: half a folder looks like a result."""
+    try:
+        yield
+    except BaseException:
+        if jax.process_index() == 0:
+            run_folder.remove(out)
+        raise
 
 
 def _find(one: Trained) -> tuple[Checkpoints, int]:

@@ -112,6 +112,13 @@ def fetch(path: Path) -> None:
         copy.pull(path)
 
 
+def remove(folder: Path) -> None:
+    """Removes a folder of a run and all in it, here and in the store."""
+    shutil.rmtree(folder)
+    if (copy := _copy_of(folder)) is not None:
+        copy.address(folder).rmtree(missing_ok=True)
+
+
 def share(folder: Path) -> None:
     """Returns when all processes see what the first has written; all of them have to call it."""
     push(folder)

@@ -122,15 +122,33 @@ def read(folder: Any) -> dict[str, Any]:
             {"subjects", "recordings"} <= set(part) for part in found["parts"].values()
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadDataError(
-            f"{named}/{FILE} cannot be read ({error}); train again in a new --workdir"
-        ) from error
+        raise BadDataError(f"{named}/{FILE} cannot be read ({error}); {_way_out(folder)}") from error
     if not complete or found["version"] != VERSION:
         raise BadDataError(
             f"{named}/{FILE} cannot be read: fields are missing, or it is of another version than {VERSION}; "
-            "train again in a new --workdir"
+            f"{_way_out(folder)}"
         )
     return found
+
+
+def _way_out(folder: Any) -> str:
+    """What to do about a record that cannot be read: every checkpoint holds a copy of it."""
+    new = "train again in a new --workdir"
+    root = run_folder.checkpoints(folder, "") if isinstance(folder, Path) else folder / "checkpoints"
+    stages = sorted(root.iterdir()) if root.is_dir() else []
+    for step in (step for stage in stages if stage.is_dir() for step in sorted(stage.iterdir())):
+        copy = step / "progress" / "metadata"
+        if step.name.isdigit() and copy.exists() and _holds_record(copy):
+            return f"write the field 'record' of {copy} (JSON) into it: it is the same, or {new}"
+    return new
+
+
+def _holds_record(path: Any) -> bool:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))["record"]
+        return record["version"] == VERSION and all(key in record for key in _FIELDS)
+    except (ValueError, KeyError, TypeError):  # a damaged checkpoint is no way out
+        return False
 
 
 def check_checkpoint(progress: Mapping[str, Any], record: Mapping[str, Any], named: str) -> None:

@@ -72,6 +72,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
         written = evaluate.summarise(
             config, data, outcomes, workdir, part=part, is_main=jax.process_index() == 0
         )
+        if jax.process_index() == 0:
+            watch.mark_done(workdir)
     return written
 
 

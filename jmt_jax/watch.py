@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jmt_jax import evaluate, extract, logging, paper_facts, run_folder, run_record, stop
+from jmt_jax import evaluate, extract, files, logging, paper_facts, run_folder, run_record, stop
 from jmt_jax.checkpoint import Checkpoints
 from jmt_jax.experiment import Experiment
 from jmt_jax.runtime import Runtime
@@ -25,7 +25,7 @@ _POLL_SECONDS, _SAY_SECONDS = 2.0, 600.0
 
 def mark_done(folder: Path) -> None:
     """Says to whoever follows a run that no further checkpoint will come."""
-    (folder / DONE).write_text("trained and evaluated\n")
+    files.write_text(folder / DONE, "trained and evaluated\n")
 
 
 def wait_for(path: Path) -> None:

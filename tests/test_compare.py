@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
 from test_results import make_results, make_table
 
+from data_pipelines.errors import BadDataError
 from jmt_jax import compare, results
 from jmt_jax.statistics import Predictions
 from jmt_jax.trained_backbones import fold_folder
@@ -91,6 +93,22 @@ def test_every_warning_of_results_is_said_once_with_its_runs(tmp_path):
     lines = compare.table([compare.load(run) for run in runs]).splitlines()
     assert lines.count("one, two: Leak.") == 1 and f"two: {results.TRAINED_ON}" in lines
     assert "one, two: These figures say nothing about biovid." in lines
+
+
+def test_of_several_evaluations_the_newest_is_taken_and_named(tmp_path):
+    run = write_run(tmp_path / "run", make_table())
+    assert not compare.load(run).note
+    (run / "evaluations").mkdir()
+    for number, name in enumerate(("validation_best", "validation_best_2", "validation_last")):
+        folder = write_run(run / "evaluations" / name, make_table())
+        (folder / "predictions" / "test.csv").rename(folder / "predictions" / "validation.csv")
+        (folder / "results.json").rename(folder / "results_validation.json")
+        os.utime(folder / "results_validation.json", (number, number))
+    lines = compare.table([compare.load(run, "validation")]).splitlines()
+    said = "run: of 2 evaluations of its validation part the newest is taken, evaluations/validation_best_2."
+    assert said in lines
+    with pytest.raises(BadDataError, match=r"it has results.json, evaluations/.*--config.eval.split=train"):
+        compare.load(run, "train")
 
 
 def test_with_one_seed_a_side_nothing_is_marked(tmp_path, capsys):

@@ -1,6 +1,8 @@
 """A run knows its data: other options, another split or other recordings are refused, and nothing is lost."""
 
 import json
+import pathlib
+import re
 import shutil
 
 import pytest
@@ -208,6 +210,21 @@ def test_a_run_without_a_record_is_a_sentence(trained, tmp_path):
         path.write_bytes(kept)
 
 
+def test_a_damaged_record_is_brought_back_from_a_checkpoint(trained):
+    _, workdir = trained
+    path = workdir / run_record.FILE
+    kept = path.read_bytes()
+    try:
+        path.write_bytes(kept[:-100])
+        with pytest.raises(BadDataError, match="write the field 'record' of (.*) .JSON. into it") as caught:
+            run_record.read(workdir)
+        copy = re.search("'record' of (.*) .JSON", str(caught.value))[1]
+        path.write_text(json.dumps(json.loads(pathlib.Path(copy).read_text())["record"]))
+        assert run_record.read(workdir) == json.loads(kept)
+    finally:
+        path.write_bytes(kept)
+
+
 def _renamed(config, out, who, name):
     """The run's own recordings, one person under another name."""
     raw = make_sample("e4", config.data.sample.to_dict(), out.parent)
@@ -268,10 +285,31 @@ def test_an_evaluation_writes_nothing_over(trained, capsys):
         assert json.loads((folder / name / "results.json").read_text()) == written
     part = json.loads((folder / "validation_best" / "results_validation.json").read_text())
     step = part["split"]["parts"][0]["checkpoint"]["step"]
+    # The run's name leads to its evaluation of another part; what nobody evaluated is a command.
+    assert compare.main([str(workdir), "--split=validation"]) == 0
+    assert compare.main([str(workdir), "--split=train"]) == 3
+    said = capsys.readouterr()
+    assert "it has results.json, evaluations/" in said.err and "--config.eval.split=train" in said.err
+    assert f"| {workdir.name} |" in said.out
     assert compare.main([str(workdir), str(folder / "test_best")]) == 0
     assert compare.main([str(folder / "validation_best")]) == 0
     shown = [line for line in capsys.readouterr().out.splitlines() if f"| fusion {step} |" in line]
     assert len(shown) == 3
+
+
+def test_an_evaluation_that_fails_leaves_no_folder(trained):
+    config, workdir = trained
+    kept = {path: path.read_bytes() for path in pathlib.Path(config.data.dir).glob("**/*.npz")}
+    before = set(workdir.rglob("*")) | {workdir / "evaluations"}
+    try:
+        for path, data in kept.items():
+            path.write_bytes(data[: len(data) // 2])
+        with pytest.raises(BadDataError):
+            study.run_evaluation(_with(config, eval__split="train"), workdir)
+    finally:
+        for path, data in kept.items():
+            path.write_bytes(data)
+    assert not set(workdir.rglob("*")) - before
 
 
 def test_a_checkpoint_that_was_moved_knows_its_data(trained, tmp_path):

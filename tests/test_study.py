@@ -113,6 +113,12 @@ def test_folds_and_seeds_make_one_result_with_controls(cache_dir, tmp_path):
     assert written["sees_future_of_test_subjects"] is True
     said = result_words.sees_future(written)
     assert said.startswith("skin_conductance of the people who are evaluated was normalised with all")
+    assert (tmp_path / "done").exists()
+    # Killed just before its end: the same command says the same, and ends it.
+    (tmp_path / "done").unlink()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("fold_*/**/*.csv")}
+    assert study.run(config, tmp_path)["metrics"] == written["metrics"] and (tmp_path / "done").exists()
+    assert before == {path: path.stat().st_mtime_ns for path in before}
     assert sorted(path.name for path in tmp_path.glob("fold_*")) == [f"fold_{fold}_seed_0" for fold in (0, 1)]
 
 
