@@ -297,18 +297,14 @@ def test_an_evaluation_writes_nothing_over(trained, capsys):
     assert len(shown) == 3
 
 
-def test_an_evaluation_that_fails_leaves_no_folder(trained):
+def test_an_evaluation_that_fails_leaves_no_folder(trained, others, tmp_path):
     config, workdir = trained
-    kept = {path: path.read_bytes() for path in pathlib.Path(config.data.dir).glob("**/*.npz")}
+    other = pathlib.Path(shutil.copytree(others["grown"], tmp_path / "damaged"))
+    for path in (other / "chunks").glob("*/*/*.array_record*"):
+        path.write_bytes(bytes(path.stat().st_size))
     before = set(workdir.rglob("*")) | {workdir / "evaluations"}
-    try:
-        for path, data in kept.items():
-            path.write_bytes(data[: len(data) // 2])
-        with pytest.raises(BadDataError):
-            study.run_evaluation(_with(config, eval__split="train"), workdir)
-    finally:
-        for path, data in kept.items():
-            path.write_bytes(data)
+    with pytest.raises(BadDataError, match="damaged"):
+        study.run_evaluation(_with(config, eval__data_dir=str(other)), workdir)
     assert not set(workdir.rglob("*")) - before
 
 
