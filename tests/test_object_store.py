@@ -79,3 +79,5 @@ def test_a_runs_files_are_there_for_the_next_start(bucket, monkeypatch):
     assert (again / "predictions" / "test.csv").read_text() == "a\n"
     run_folder.fetch(again / "done")
     assert not (again / "done").exists()
+    run_folder.remove(here / "predictions")
+    assert not any(run_folder.open_folder(f"{bucket}/another").rglob("*.csv"))
