@@ -218,14 +218,15 @@ def _main() -> None:
 
 
 def _given(argv: list[str], name: str) -> str | None:
-    """Value of a flag as written on the command line, before flags are parsed."""
+    """Value of a flag as written on the command line, before flags are parsed; of several the last."""
+    value = None
     for number, argument in enumerate(argv):
         match = re.fullmatch(rf"--?{name}(?:=(.*))?", argument)
-        if match:
-            return (
-                match[1] if match[1] is not None else (argv[number + 1] if number + 1 < len(argv) else None)
-            )
-    return None
+        if match and match[1] is not None:
+            value = match[1]
+        elif match and number + 1 < len(argv):
+            value = argv[number + 1]
+    return value
 
 
 def _shard() -> tuple[int, int] | None:

@@ -16,6 +16,7 @@ from data_pipelines.errors import BadDataError, UsageError
 from jmt_jax import config_comments, config_keys
 
 ALL_STAGES = "training.all"
+_CONFIG = re.compile(r"--?config(?:=.*)?", re.DOTALL)
 _OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=(.*))?", re.DOTALL)
 
 
@@ -63,6 +64,8 @@ def load(config_flag: str) -> Any:
 def spread(argv: Sequence[str], config: Any) -> list[str]:
     """The command line with every ``training.all`` as the stages' own keys, and all keys known.
 
+    Of a key that is given more than once only the last is left, since ml_collections adds lists up.
+
     Args:
       argv: As given.
       config: From `load`.
@@ -73,6 +76,7 @@ def spread(argv: Sequence[str], config: Any) -> list[str]:
     tree = config.to_dict()
     known = set(keys(tree))
     stages = [name for name, value in tree.get("training", {}).items() if isinstance(value, Mapping)]
+    argv = _in_one_word(argv, tree)
     given = {match[1] for text in argv[1:] if (match := _OVERRIDE.match(text))}
     result = []
     for text in argv:
@@ -93,7 +97,35 @@ def spread(argv: Sequence[str], config: Any) -> list[str]:
                 f"the configuration has no key {key!r}; the nearest that it has is {nearest(key, tree)!r} "
                 "(--config=FILE --help lists all)"
             )
+    return _last_of_each(result)
+
+
+def _in_one_word(argv: Sequence[str], tree: Mapping[str, Any]) -> list[str]:
+    """``--config.KEY VALUE`` as ``--config.KEY=VALUE``, where the key is one that takes a value."""
+    words, result = iter(argv), []
+    for text in words:
+        match = _OVERRIDE.match(text)
+        takes_value = _CONFIG.fullmatch(text) or (match and _takes_value(tree, match[1]))
+        value = next(words, None) if takes_value and "=" not in text else None
+        result.append(text if value is None else f"{text}={value}")
     return result
+
+
+def _takes_value(tree: Mapping[str, Any], key: str) -> bool:
+    if key.startswith(ALL_STAGES + "."):
+        return True
+    return key in set(keys(tree)) and not isinstance(_value(tree, key), bool | None)
+
+
+def _last_of_each(argv: Sequence[str]) -> list[str]:
+    """The command line without what a later word for the same key overrules."""
+    kept: dict[str, str] = {}
+    for number, text in enumerate(argv):
+        match = _OVERRIDE.match(text) if number else None
+        name = match[1] if match else "--config" if number and _CONFIG.fullmatch(text) else f"{number}"
+        kept.pop(name, None)  # the later one has the later place
+        kept[name] = text
+    return list(kept.values())
 
 
 def keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

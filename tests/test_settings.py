@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import tiny
+from absl import flags
+from ml_collections import config_flags
 
 from data_pipelines.errors import UsageError
 from jmt_jax import config_comments, config_rules, main, settings
@@ -74,6 +76,30 @@ def test_one_key_sets_all_stages_and_a_stages_own_wins():
     )
     with pytest.raises(UsageError, match=r"nearest that it has is 'training.all.epochs'"):
         settings.spread(["main", "--config.training.all.epoch=3"], config)
+
+
+@pytest.mark.parametrize(
+    ("words", "folds", "epochs"),
+    [
+        (["--config.protocol.folds=(0,)", "--config.protocol.folds=()"], (), 10),
+        (["--config.protocol.folds=0", "--config.protocol.folds", "1,2"], (1, 2), 10),
+        (["--config.protocol.folds=()", "-config.protocol.folds", "3"], (3,), 10),
+        (["--config.training.fusion.epochs", "3", "--config.training.fusion.epochs=4"], None, 4),
+        (["--config.training.all.epochs", "3", "--config.training.all.epochs=5"], None, 5),
+    ],
+)
+def test_of_an_option_given_twice_the_last_one_counts(words, folds, epochs):
+    config, values = tiny.load("stress"), flags.FlagValues()
+    folds = tuple(config.protocol.folds) if folds is None else folds
+    path = f"--config={tiny.CONFIGS / 'stress.py'}"
+    argv = ["main", f"--config={tiny.CONFIGS / 'biovid.py'}", path, *words]
+    config_flags.DEFINE_config_file(
+        "config", flag_values=values, sys_argv=(spread := settings.spread(argv, config))
+    )
+    values(spread)
+    assert tuple(values.config.protocol.folds) == folds
+    assert values.config.training.fusion.epochs == epochs
+    assert main._given(argv, "config") == path.removeprefix("--config=")
 
 
 @pytest.mark.parametrize("text", ["def get_config(:", "import nothing_at_all", "x = 1", "\0"])
