@@ -56,7 +56,9 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config.data.name = "affwild2"
     config.data.dir = ""  # raw or prepared; "" makes the sample
     config.data.task = "valence_arousal"
-    config.data.leave_out_labels = ()  # values to leave out, e.g. 2, (unknown ones stop the run)
+    # Labels to leave out, e.g. 2, ; a label that the task does not know and that is not listed here stops the
+    # run, and so does one that is listed here and occurs nowhere in the data.
+    config.data.leave_out_labels = ()
     config.data.shuffle_labels = ""
     config.data.cache_dir = ""  # "" is $JMT_CACHE_DIR or ~/.cache/jmt_jax
     config.data.prepare_workers = 0  # 0: one a core

@@ -54,7 +54,9 @@ def get_config(variant: str = "sample") -> config_dict.ConfigDict:
     config.data.name = "biovid"
     config.data.dir = ""  # raw or prepared; "" makes the sample
     config.data.task = "bl1_vs_pa4"  # bl1_vs_any_pain, five_classes, ... (data_pipelines/tasks.py)
-    config.data.leave_out_labels = ()  # values to leave out, e.g. 2, (unknown ones stop the run)
+    # Labels to leave out, e.g. 2, ; a label that the task does not know and that is not listed here stops the
+    # run, and so does one that is listed here and occurs nowhere in the data.
+    config.data.leave_out_labels = ()
     config.data.shuffle_labels = ""  # within_subject: a control that must score at chance
     config.data.cache_dir = ""  # "" is $JMT_CACHE_DIR or ~/.cache/jmt_jax
     config.data.prepare_workers = 0  # 0: one a core

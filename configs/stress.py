@@ -75,7 +75,9 @@ def get_config() -> config_dict.ConfigDict:
     config.data.name = "e4"
     config.data.dir = ""
     config.data.task = "stress"
-    config.data.leave_out_labels = ()  # values to leave out, e.g. 2, (unknown ones stop the run)
+    # Labels to leave out, e.g. 2, ; a label that the task does not know and that is not listed here stops the
+    # run, and so does one that is listed here and occurs nowhere in the data.
+    config.data.leave_out_labels = ()
     config.data.shuffle_labels = ""
     config.data.cache_dir = ""
     config.data.prepare_workers = 0

@@ -82,6 +82,11 @@ class Task:
         """Where somebody annotated what the task uses, with whatever value: bool [N, A]."""
         return self._columns_of(annotation)[1]
 
+    def annotated_values(self, annotation: Annotation) -> np.ndarray:
+        """The values that somebody annotated, each once: float [K], ascending."""
+        values, mask = self._columns_of(annotation)
+        return np.unique(values[mask])
+
     def unknown_values(self, annotation: Annotation) -> dict[float, int]:
         """Annotated values that the task says nothing of, and how often each occurs."""
         values, mask = self._columns_of(annotation)
@@ -196,4 +201,26 @@ def check_labels(task: Task, recordings: Sequence[Recording]) -> None:
         f"task {task.name!r} knows the labels {known}; these recordings are annotated with {listed}{more}: "
         "choose another --config.data.task, mend the labels, or leave values out by name, e.g. "
         f"--config.data.leave_out_labels={','.join(f'{value:g}' for value in first)},"
+    )
+
+
+def check_left_out(task: Task, recordings: Sequence[Recording]) -> None:
+    """Refuses to leave out what is not there: it was probably meant to be another value.
+
+    Raises:
+      UsageError: A value of `Task.leave_out` occurs in no recording; the message lists those that occur.
+    """
+    if not task.leave_out:
+        return
+    occurring = np.unique(np.concatenate([task.annotated_values(one.annotation) for one in recordings]))
+    # As the annotations are compared with it: in their own precision.
+    missing = [value for value in task.leave_out if occurring.dtype.type(value) not in occurring]
+    if not missing:
+        return
+    listed = ", ".join(f"{value:g}" for value in occurring.tolist())
+    if len(occurring) > _MOST_VALUES:
+        listed = f"{len(occurring)} ones from {occurring[0]:g} to {occurring[-1]:g}"
+    raise UsageError(
+        f"data.leave_out_labels names {', '.join(f'{value:g}' for value in missing)}, which no recording is "
+        f"annotated with; the values that occur are {listed}: name some of these, or none"
     )

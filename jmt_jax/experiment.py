@@ -19,7 +19,7 @@ from data_pipelines.item_table import ItemTable
 from data_pipelines.items import make_items
 from data_pipelines.loader import Loader
 from data_pipelines.source import BLOCK_CACHE_BYTES, DEFAULT_CACHE_BYTES, PreparedSet
-from data_pipelines.tasks import Task, find_task
+from data_pipelines.tasks import Task, check_left_out, find_task
 from jmt_jax import logging, losses, metrics, part_checks
 from jmt_jax.fold_splits import make_split
 from jmt_jax.models.model import OPTIONS_OF, build_model
@@ -259,7 +259,12 @@ def cache_dir(config: Config) -> Path:
 
 
 def open_data(config: Config) -> Data:
-    """Opens the data set of a configuration and cuts it into items."""
+    """Opens the data set of a configuration and cuts it into items.
+
+    Raises:
+      UsageError: The configuration asks for what the data do not have.
+      BadDataError: The data are not as the task or the grid need them.
+    """
     streams = used_streams(config)
     task = find_task(config.data.task).leaving_out(config.data.get("leave_out_labels", ()))
     grid = Grid(**plain(config.data.grid))
@@ -274,6 +279,8 @@ def open_data(config: Config) -> Data:
         log=logging.info,
         max_cache_bytes=BLOCK_CACHE_BYTES if grid.kind == "frames" else DEFAULT_CACHE_BYTES,
     )
+    if not config.eval.get("data_dir", ""):  # other recordings need not have what the run left out
+        check_left_out(task, prepared.recordings)
     items = make_items(prepared, task, grid)
     if config.data.shuffle_labels not in ("", *label_shuffle.MODES):
         raise UsageError(f"data.shuffle_labels={config.data.shuffle_labels!r}; it is '' or 'within_subject'")

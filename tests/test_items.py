@@ -9,6 +9,7 @@ import pathlib
 import jsonschema
 import numpy as np
 import pytest
+import tiny
 
 from data_pipelines.errors import BadDataError, UsageError
 from data_pipelines.grid import Grid
@@ -16,8 +17,9 @@ from data_pipelines.items import make_items
 from data_pipelines.recording import Annotation, Recording
 from data_pipelines.source import make_table
 from data_pipelines.splits import Item, make_split
-from data_pipelines.tasks import find_task
+from data_pipelines.tasks import check_left_out, find_task
 from jmt_jax import part_checks
+from jmt_jax.experiment import open_data
 
 STRESS, PAIN = find_task("stress"), find_task("bl1_vs_pa4")
 WINDOW = Grid("sliding", 2, window_seconds=4.0, step_seconds=4.0)
@@ -66,6 +68,15 @@ def test_unknown_values_stop_with_a_list():
     assert valence.leaving_out((-5,)).labels(annotation)[1].tolist() == [[True, False], [True, True]]
     with pytest.raises(UsageError, match="numbers"):
         STRESS.leaving_out(("rest",))
+
+
+def test_a_value_to_leave_out_that_occurs_nowhere_is_refused(cache_dir):
+    recordings = Prepared(["0011", "2?00"]).recordings
+    check_left_out(STRESS.leaving_out((2,)), recordings)
+    with pytest.raises(UsageError, match=r"leave_out_labels names 7, which .* that occur are 0, 1, 2: "):
+        check_left_out(STRESS.leaving_out((2, 7)), recordings)
+    with pytest.raises(UsageError, match="names 7, .* that occur are 0, 1: "):
+        open_data(tiny.shrunk("stress", cache_dir, data__leave_out_labels=(7,)))
 
 
 def test_values_that_a_task_is_not_about_are_no_unknown_ones():

@@ -311,7 +311,7 @@ class E4:
                     f"{path} lacks one of the columns {', '.join(columns)}; name its own by the options "
                     "participant_column, time_column and label_column"
                 )
-            return read_labels(path, columns, values, self.label_offset_seconds)
+            return read_labels(path, columns, values, self.label_offset_seconds, name=self.label_name)
         folders = (root, root / "Processed_data")
         tables = [path for folder in folders for path in sorted(folder.glob("*.csv"))]
         found = [path for path in tables if has_columns(path, columns)]
@@ -322,7 +322,7 @@ class E4:
                 f"{', '.join(columns)}; expected exactly one, so give its path as the option `labels`, and "
                 "other names of columns as participant_column, time_column and label_column"
             )
-        return read_labels(found[0], columns, values, self.label_offset_seconds)
+        return read_labels(found[0], columns, values, self.label_offset_seconds, name=self.label_name)
 
     def _what_is_there(self, participant: str) -> str:
         """Why a participant has no session, in words: no folder, or what its folder holds."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from data_pipelines.errors import BadDataError, UsageError
 from data_pipelines.readers.e4_numbers import moment, number
 from data_pipelines.readers.e4_places import Place
+from data_pipelines.tasks import TASKS
 
 SUBJECT_COLUMNS = ("session", "subject")
 _SEPARATORS = (",", ";", "\t")
@@ -48,7 +48,12 @@ def has_columns(path: Path, columns: tuple[str, ...]) -> bool:
 
 
 def read_labels(
-    path: Path, columns: tuple[str, str, str], values: Mapping[str, float], added_seconds: float = 0.0
+    path: Path,
+    columns: tuple[str, str, str],
+    values: Mapping[str, float],
+    added_seconds: float = 0.0,
+    *,
+    name: str = "",
 ) -> dict[str, Track]:
     """Reads a label table.
 
@@ -59,6 +64,7 @@ def read_labels(
         label.
       values: Number of each label that is a word, in small letters.
       added_seconds: Added to each moment.
+      name: What the label is called; messages say what its numbers mean in tasks.
 
     Returns:
       The labels of each participant.
@@ -76,7 +82,7 @@ def read_labels(
         elif text in values:
             label = values[text]
         else:
-            advice = "" if _is_number(text) else _advice(text, values, rows)
+            advice = "" if _is_number(text) else _advice(text, values, rows, name)
             label = number(what, path, line, columns[2], advice)
         found.setdefault(who.strip(), []).append((time, label))
     return {participant: _track(pairs, participant, path) for participant, pairs in found.items()}
@@ -149,12 +155,26 @@ def _separator(place: Place, columns: Sequence[str]) -> str | None:
     return None
 
 
-def _advice(text: str, values: Mapping[str, float], later: Iterable[tuple[int, list[str]]]) -> str:
+def _advice(
+    text: str, values: Mapping[str, float], later: Iterable[tuple[int, list[str]]], name: str
+) -> str:
     """What to do about a label that is a word: the option, with the words of the lines from there on."""
     others = (cells[2].strip().lower() for _, cells in later)
-    words = dict.fromkeys([*values, text, *(word for word in others if word and not _is_number(word))])
-    listed = ",".join(f"{word[:20]}={index}" for index, word in enumerate(itertools.islice(words, 6)))
-    return f"give words their numbers by the option label_values, e.g. label_values={listed}"
+    found = dict.fromkeys([text, *(word for word in others if word and not _is_number(word))])
+    known = [f"{word[:20]}={value:g}" for word, value in values.items()]
+    asked = [f"{word[:20]}=NUMBER" for word in found if word not in values]
+    listed = ",".join([*known, *asked][: max(6, len(known) + 1)])
+    option = f"label_values={listed}"
+    return f"give words their numbers by the option label_values, as in {option}{_meanings(name)}"
+
+
+def _meanings(name: str) -> str:
+    """What the numbers of the tasks about this label mean; none is guessed from words."""
+    tasks = [task for task in TASKS.values() if task.columns == (name,)]
+    listed = dict.fromkeys(
+        f"{value} is {task.outputs[index]}" for task in tasks for value, index in sorted(task.classes.items())
+    )
+    return f" ({', '.join(listed)})" if listed else ""
 
 
 def _is_number(text: str) -> bool:
