@@ -102,12 +102,14 @@ def spread(argv: Sequence[str], config: Any) -> list[str]:
 
 def _in_one_word(argv: Sequence[str], tree: Mapping[str, Any]) -> list[str]:
     """``--config.KEY VALUE`` as ``--config.KEY=VALUE``, where the key is one that takes a value."""
-    words, result = iter(argv), []
-    for text in words:
+    words, result = list(argv), []
+    while words:
+        text = words.pop(0)
         match = _OVERRIDE.match(text)
         takes_value = _CONFIG.fullmatch(text) or (match and _takes_value(tree, match[1]))
-        value = next(words, None) if takes_value and "=" not in text else None
-        result.append(text if value is None else f"{text}={value}")
+        # Another option is no value: this one has none.
+        follows = takes_value and "=" not in text and words and not words[0].startswith("--")
+        result.append(f"{text}={words.pop(0)}" if follows else text)
     return result
 
 

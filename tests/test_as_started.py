@@ -49,6 +49,7 @@ def test_a_command_goes_on_when_its_reader_has_gone(tmp_path, stream):
 
 
 def test_a_closed_terminal_and_closed_output_end_nothing(tmp_path):
+    before = signal.getsignal(signal.SIGHUP)
     body = (
         "import os, signal; os.kill(os.getpid(), signal.SIGHUP); print('said');"
         f"open('{tmp_path}/done', 'w').write(str(open('{tmp_path}/done').fileno()))"
@@ -57,7 +58,7 @@ def test_a_closed_terminal_and_closed_output_end_nothing(tmp_path):
     command = _start(body, preexec_fn=lambda: [os.close(number) for number in (0, 1, 2)])
     assert command.wait(60) == 0
     assert int((tmp_path / "done").read_text()) > 2  # no file got the number of standard output
-    assert signal.getsignal(signal.SIGHUP) != signal.SIG_IGN  # only commands do so
+    assert signal.getsignal(signal.SIGHUP) == before  # only commands ignore it
 
 
 def test_names_of_files_are_utf8_where_the_locale_is_ascii(tmp_path):

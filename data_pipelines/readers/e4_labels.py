@@ -155,9 +155,7 @@ def _separator(place: Place, columns: Sequence[str]) -> str | None:
     return None
 
 
-def _advice(
-    text: str, values: Mapping[str, float], later: Iterable[tuple[int, list[str]]], name: str
-) -> str:
+def _advice(text: str, values: Mapping[str, float], later: Iterable[tuple[int, list[str]]], name: str) -> str:
     """What to do about a label that is a word: the option, with the words of the lines from there on."""
     others = (cells[2].strip().lower() for _, cells in later)
     found = dict.fromkeys([text, *(word for word in others if word and not _is_number(word))])
