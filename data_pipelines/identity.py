@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,16 @@ def files_of_subjects(folder: Path, recordings: Sequence[Recording]) -> dict[str
             own |= hashes.get(key, set())
     owners = collections.Counter(sha for own in found.values() for sha in own)
     return {who: sorted(sha for sha in own if owners[sha] == 1) for who, own in found.items()}
+
+
+def owners(files: Mapping[str, Sequence[str]], subjects: Collection[str]) -> dict[str, str]:
+    """Hash to the subject that it is of, of some subjects in what `files_of_subjects` found."""
+    return {sha: who for who in subjects for sha in files.get(who, ())}
+
+
+def owner_of(hashes: Iterable[str], known: Mapping[str, str]) -> str | None:
+    """Whose file is among the hashes, by `owners`; None where nobody's is."""
+    return next((known[sha] for sha in hashes if sha in known), None)
 
 
 def check_reader(folder: Path, card: Mapping[str, Any], name: str, options: Mapping[str, Any]) -> None:

@@ -92,7 +92,7 @@ def load(folder: Path, part: str = "") -> FinishedRun:
 
 def _check_people(folder: Path, written: dict[str, Any]) -> None:
     """Raises BadDataError where results are not of the split and data that the run's record tells of."""
-    root = folder.parent.parent if folder.parent.name == evaluations.FOLDER else folder
+    root = evaluations.run_of(folder)
     parts, other = written["split"]["parts"], written["data"].get("other")
     for part in parts:
         one = root if len(parts) == 1 and (root / run_record.FILE).exists() else None

@@ -25,6 +25,11 @@ from jmt_jax.runtime import Runtime
 FOLDER = "evaluations"
 
 
+def run_of(folder: Path) -> Path:
+    """The folder of the run that an evaluation is of; of a run itself its own."""
+    return folder.parent.parent if folder.parent.name == FOLDER else folder
+
+
 class Trained(NamedTuple):
     """One fold with one seed that has been trained.
 

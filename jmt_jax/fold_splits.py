@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from data_pipelines import splits
 from data_pipelines.errors import UsageError
 from data_pipelines.readers.biovid import HOLD_OUT, NON_REACTIVE
@@ -52,7 +54,7 @@ def _protocol(config: Config) -> dict[str, Any]:
 
 def _split_items(data: Data) -> list[splits.Item]:
     """The recordings that have items, as the splits want them."""
-    first_row = {int(recording): row for row, recording in reversed(list(enumerate(data.items.recording)))}
+    numbers, rows = np.unique(data.items.recording, return_index=True)  # the first row of each
     is_clip = data.task.is_classification and data.grid.kind == "clip"
     return [
         splits.Item(
@@ -61,5 +63,5 @@ def _split_items(data: Data) -> list[splits.Item]:
             label=int(data.items.labels[row]) if is_clip else None,
             group=data.prepared.recordings[number].group,
         )
-        for number, row in sorted(first_row.items())
+        for number, row in zip(numbers, rows, strict=True)
     ]

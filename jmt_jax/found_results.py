@@ -57,7 +57,7 @@ def find(run: Path, part: str) -> Place:
 
 
 def _command(run: Path, part: str) -> str:
-    root = run.parent.parent if run.parent.name == evaluations.FOLDER else run
+    root = evaluations.run_of(run)
     return f"python -m jmt_jax.main --mode=eval --workdir={shlex.quote(str(root))} --config.eval.split={part}"
 
 

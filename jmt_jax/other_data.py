@@ -113,9 +113,9 @@ def _met(data: Data, records: Sequence[Mapping[str, Any]], named: str) -> dict[s
     seen = [(record, part) for record in records for part in dict.fromkeys(("train", record["selection"]))]
     for record, part in sorted(seen, key=lambda one: one[1] != "train"):
         people = set(record["parts"][part]["subjects"])
-        known = {sha: who for who in people for sha in record["files"].get(who, ())}
+        known = identity.owners(record["files"], people)
         for subject, own in sorted(whose.items()):
-            same = next((known[sha] for sha in own if sha in known), None)
+            same = identity.owner_of(own, known)
             if subject in people:
                 found.setdefault(subject, (part, f"by name, in the {part} part"))
             elif same is not None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import identity, splits
+from data_pipelines import identity
 from data_pipelines.errors import BadDataError, UsageError
 from jmt_jax import files, run_config, run_folder
 from jmt_jax.experiment import Config, Experiment
@@ -23,9 +23,8 @@ FILE = "record.json"
 VERSION = 1
 _FIELDS = ("version", "fingerprints", "task", "grid", "streams", "specs", "protocol", "fold", "folds", "seed")
 _FIELDS += ("parts", "selection", "normalisers", "files")
-PARTS = splits.PARTS[:3]  # and ``set_aside`` where the split has it
-# What an evaluation may change: where files lie, and how the machine does its work.
-_FREE = ("data.dir", "data.cache_dir", "data.loader_threads", "data.loader_workers", "data.prepare_workers")
+# What changes no result: where files lie, and how the machine does its work.
+FREE = ("data.dir", "data.cache_dir", "data.loader_threads", "data.loader_workers", "data.prepare_workers")
 _FREE_BRANCHES = ("eval.", "parallelism")
 
 
@@ -238,7 +237,7 @@ def check_options(config: Config, folder: Path) -> None:
 
 
 def _is_free(key: str) -> bool:
-    return key in _FREE or key.startswith(_FREE_BRANCHES)
+    return key in FREE or key.startswith(_FREE_BRANCHES)
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -12,21 +12,14 @@ from typing import Any
 
 from etils import epath
 
-from data_pipelines import splits
+from data_pipelines import identity, splits
 from data_pipelines.errors import BadDataError, UsageError
 from jmt_jax import addresses, config_keys, files, run_config, run_folder, run_record
 from jmt_jax.experiment import Experiment
 
 _MOST_NAMED = 5
 # What a stream's stage does not depend on; that the data are the same the record says.
-_FREE = (
-    "data.cache_dir",
-    "data.dir",
-    "data.loader_threads",
-    "data.loader_workers",
-    "data.prepare_workers",
-    "protocol.folds",
-)
+_FREE = (*run_record.FREE, "protocol.folds")
 
 
 def fold_folder(workdir: Path, fold: int, seed: int) -> Path:
@@ -140,11 +133,11 @@ def _met(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     files_here, files_there = ours.get("files") or {}, theirs.get("files") or {}
     # Where the data are the same, so are the names.
     compared = sorted(taught) if ours["fingerprints"] != theirs["fingerprints"] else ()
-    whose = {sha: who for who in compared for sha in files_there.get(who, ())}
+    whose = identity.owners(files_there, compared)
     met = []
     for part in [part for part in ours["parts"] if part != "train"]:
         for who in ours["parts"][part]["subjects"]:
-            same = next((whose[sha] for sha in files_here.get(who, ()) if sha in whose), None)
+            same = identity.owner_of(files_here.get(who, ()), whose)
             if who in taught:
                 met.append(f"{who} of our {part} part")
             elif same is not None:

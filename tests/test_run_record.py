@@ -9,6 +9,7 @@ import pytest
 import tiny
 from etils import epath
 
+from data_pipelines import splits
 from data_pipelines.datasets import make_sample
 from data_pipelines.errors import BadDataError, UsageError
 from data_pipelines.prepare import make_reader, prepare
@@ -80,7 +81,7 @@ def _with(config, **options):
 
 def test_the_record_says_who_is_in_which_part(trained):
     record = json.loads((trained[1] / run_record.FILE).read_text())
-    people = [set(record["parts"][part]["subjects"]) for part in run_record.PARTS]
+    people = [set(record["parts"][part]["subjects"]) for part in splits.EVALUATED]
     assert all(people) and not people[0] & people[1] and not people[0] & people[2]
     assert record["fingerprints"] and record["streams"] == ["skin_conductance"]
     files = [record["files"][who] for who in set.union(*people)]
