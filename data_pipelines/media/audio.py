@@ -14,6 +14,7 @@ import av
 import numpy as np
 
 from data_pipelines.errors import BadDataError
+from data_pipelines.media.container import open_container, start_seconds
 from data_pipelines.recording import MAX_CHUNK_SECONDS, Chunk
 
 PAPER_RATE_HZ = 44100
@@ -72,7 +73,7 @@ def decode_audio(
         raise ValueError(f"dtype is {dtype!r}; it can be {' or '.join(_DTYPES)}")
     with _opened(path) as (container, stream):
         pieces = _Pieces(path, rate_hz, dtype)
-        start = _start_seconds(container, stream)
+        start = start_seconds(container, stream)
         first_seconds, end_seconds = 0.0, None
         for frame in _decoded(path, container, stream):
             time = end_seconds if frame.time is None else frame.time - start
@@ -161,17 +162,7 @@ class _Pieces:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.AudioStream]]:
     """Opens a file for decoding on one thread, after its header has been checked."""
-    try:
-        container = av.open(os.fspath(path), metadata_errors="replace")
-    except FileNotFoundError:
-        raise BadDataError(f"{path} is missing; expected a sound or video file") from None
-    except (av.FFmpegError, OSError) as error:
-        size = path.stat().st_size
-        raise BadDataError(
-            f"{path} ({size} bytes) cannot be opened as sound: it is empty, truncated or no sound or video "
-            f"file ({type(error).__name__}); copy it again"
-        ) from None
-    with container:
+    with open_container(path, "sound", "sound or video file") as container:
         if not container.streams.audio:
             raise BadDataError(f"{path} holds no audio stream; expected a sound file, or a video with sound")
         stream = container.streams.audio[0]
@@ -201,14 +192,6 @@ def _check_riff(path: Path) -> None:
         raise BadDataError(
             f"{path} has {size} bytes of the {promised + 8} that it promises: it is truncated; copy it again"
         )
-
-
-def _start_seconds(container: av.container.InputContainer, stream: av.AudioStream) -> float:
-    """Start of the file in seconds; exact where the sound is the first stream to start."""
-    of_stream = float(stream.start_time * stream.time_base) if stream.start_time is not None else 0.0
-    of_file = container.start_time / av.time_base if container.start_time is not None else of_stream
-    # The file's own start is rounded to microseconds.
-    return of_stream if abs(of_stream - of_file) < 2e-6 else of_file
 
 
 def _decoded(

@@ -12,13 +12,13 @@ import av
 import numpy as np
 
 from data_pipelines.errors import BadDataError
+from data_pipelines.media.container import start_seconds
 from data_pipelines.media.video_file import (
     MAX_PIXELS,
     check_whole,
     decoded,
     knows_stored_order_only,
     opened,
-    start_seconds,
 )
 from data_pipelines.raw_files import measure_file
 

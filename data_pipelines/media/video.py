@@ -19,9 +19,10 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from data_pipelines.errors import BadDataError
+from data_pipelines.media.container import start_seconds
 from data_pipelines.media.display import Display, display_of, turned
 from data_pipelines.media.frame_times import read_frame_times
-from data_pipelines.media.video_file import MAX_PIXELS, check_whole, decoded, opened, start_seconds
+from data_pipelines.media.video_file import MAX_PIXELS, check_whole, decoded, opened
 from data_pipelines.recording import MAX_CHUNK_FRAMES, Chunk
 
 CropMode = Literal["given", "centre", "auto"]

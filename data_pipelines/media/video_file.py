@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import av
 
 from data_pipelines.errors import BadDataError
+from data_pipelines.media.container import open_container
 
 MAX_PIXELS = 4096 * 2304
 """Largest picture that is decoded: a file of 200 KB can ask for gigabytes."""
@@ -24,17 +24,7 @@ VIDEO_SUFFIXES = frozenset(
 @contextlib.contextmanager
 def opened(path: Path, max_pixels: int) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """Opens a file for decoding on one thread, after its header has been checked."""
-    try:
-        container = av.open(os.fspath(path), metadata_errors="replace")
-    except FileNotFoundError:
-        raise BadDataError(f"{path} is missing; expected a video file") from None
-    except (av.FFmpegError, OSError) as error:
-        size = path.stat().st_size
-        raise BadDataError(
-            f"{path} ({size} bytes) cannot be opened as a video: it is empty, truncated or no video file "
-            f"({type(error).__name__}); copy it again"
-        ) from None
-    with container:
+    with open_container(path, "a video", "video file") as container:
         if not container.streams.video:
             raise BadDataError(f"{path} holds no video stream; expected a video file")
         stream = container.streams.video[0]
@@ -55,14 +45,6 @@ def _too_large(path: Path, width: int, height: int, max_pixels: int) -> BadDataE
         f"{path} has frames of {width}x{height} pixels; at most {max_pixels} pixels a frame are decoded. "
         "Make the video smaller, or raise max_pixels if it is meant"
     )
-
-
-def start_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float:
-    """Start of the file in seconds; exact where the video is the first stream to start."""
-    of_stream = float(stream.start_time * stream.time_base) if stream.start_time is not None else 0.0
-    of_file = container.start_time / av.time_base if container.start_time is not None else of_stream
-    # The file's own start is rounded to microseconds.
-    return of_stream if abs(of_stream - of_file) < 2e-6 else of_file
 
 
 def decoded(
