@@ -33,6 +33,7 @@ from jmt_jax import (
 )
 from jmt_jax.experiment import Data, Experiment
 from jmt_jax.models.model import present
+from jmt_jax.models.parameters import abstract_init
 from jmt_jax.runtime import Runtime
 from jmt_jax.statistics import Predictions
 from jmt_jax.steps import make_eval_step
@@ -203,11 +204,7 @@ def load_outcome(experiment: Experiment, workdir: Path, part: str = "test") -> O
 
 def abstract_variables(experiment: Experiment, model: nn.Module, runtime: Runtime) -> Params:
     """Shapes, types and placement of a model's variables, to restore into; nothing is computed."""
-    example = experiment.loader.example_batch(1)
-    shapes = jax.eval_shape(
-        lambda batch: model.init(jax.random.key(0), batch["inputs"], batch["masks"], train=False), example
-    )
-    shapes = {"batch_stats": {}, **shapes}
+    shapes = {"batch_stats": {}, **abstract_init(model, experiment.loader.example_batch(1))}
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,

@@ -7,7 +7,6 @@ run's folder, named by what was evaluated, and laid out as a run's: ``config.jso
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 from data_pipelines.errors import BadDataError
-from jmt_jax import evaluate, extract, files, logging, paper_facts, run_folder, run_record
+from jmt_jax import evaluate, extract, files, logging, paper_facts, run_config, run_folder, run_record
 from jmt_jax.checkpoint import Checkpoints
 from jmt_jax.distributed import agreed_text
 from jmt_jax.experiment import Experiment
@@ -76,7 +75,7 @@ def run(trained: Sequence[Trained], workdir: Path, *, started: float, called: st
             written = evaluate.summarise(config, data, outcomes, out, part=part, is_main=is_main)
     # The last file: a folder without it, of a process that was killed, is taken for no evaluation.
     if is_main:
-        files.write_text(out / "config.json", json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n")
+        files.write_text(out / "config.json", run_config.text(config))
     return written
 
 

@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 import jmt_jax
 from jmt_jax import logging
 from jmt_jax.experiment import Experiment
-from jmt_jax.models.parameters import count_parameters
+from jmt_jax.models.parameters import abstract_init, count_parameters
 from jmt_jax.runtime import device_facts
 from jmt_jax.statistics import Predictions
 from jmt_jax.train_state import Params
@@ -117,10 +116,7 @@ def parameters(experiment: Experiment, variables: Params) -> dict[str, Any]:
 
 def _of_stage(experiment: Experiment, stage: str) -> dict[str, int]:
     one = experiment.of_stage(stage)
-    model, example = one.model(stage), one.loader.example_batch(1)
-    shapes = jax.eval_shape(
-        lambda batch: model.init(jax.random.key(0), batch["inputs"], batch["masks"], train=False), example
-    )
+    shapes = abstract_init(one.model(stage), one.loader.example_batch(1))
     return _counts(one, stage, shapes["params"])
 
 

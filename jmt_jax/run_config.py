@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 from ml_collections import config_dict
 
 from jmt_jax import addresses, files
 
 ADVICE = "bring back the file as the run wrote it, or train again in a new --workdir"
+
+
+def text(config: config_dict.ConfigDict) -> str:
+    """What ``config.json`` holds."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
 
 
 def get_config(path: str) -> config_dict.ConfigDict:

@@ -164,7 +164,7 @@ def _runs(config: Config, data: Data, workdir: Path) -> list[_Run]:
 def _write_config(config: Config, workdir: Path) -> None:
     """Writes ``config.json``; refuses to go on with a run that has another configuration."""
     path = workdir / "config.json"
-    text = json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+    text = run_config.text(config)
     if path.exists() and path.read_bytes() != text.encode():
         old, new = flat(files.read_object(path, run_config.ADVICE)), flat(json.loads(text))
         changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]

@@ -8,6 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 from clu import parameter_overview
+from flax import linen as nn
+
+
+def abstract_init(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Shapes and types of a model's variables for a batch; nothing is computed."""
+    return jax.eval_shape(
+        lambda one: model.init(jax.random.key(0), one["inputs"], one["masks"], train=False), batch
+    )
 
 
 def count_parameters(variables: Mapping[str, Any]) -> int:
